@@ -1,0 +1,24 @@
+/* lib - the copies of SQLite in this process, and what dust registers in each. */
+#ifndef DUST_EXT_LIB_H
+#define DUST_EXT_LIB_H
+
+#include "ext/conn.h"
+#include "ext/registry.h"
+
+#define DUST_VERSION_TEXT "0.1.0"
+#define LIBS_MAX 8 /* copies of SQLite in one process */
+
+/* By number; NULL if there is none. The functions and modules registered in copy i find it by this. */
+struct sqlite_lib *lib_at(unsigned number);
+
+/* ext/functions.c and ext/tables.c: register everything on a connection. Return a SQLite code. */
+int functions_register(struct conn *c);
+int tables_register(struct conn *c);
+
+/* Make the main database of an open connection, which is a member's, go through dust. Error text into *e. */
+int lib_adopt(struct conn *c, struct hosted *h, struct err *e);
+
+/* The member that the connection's main database belongs to, or the only one attached; NULL if none. */
+struct hosted *lib_member(struct conn *c);
+
+#endif

@@ -1,0 +1,522 @@
+/* Bringing members up and down. See registry.h.
+ *
+ * Two locks: `list` for a moment around the list; `opening` for as long as it takes to bring a member up, so that two
+ * threads that open the same path at once do not both try.
+ *
+ * What a start leaves behind if it is cut short, and how it is found again:
+ *   1. folder made                  a folder without `member`: refused, with what to delete
+ *   2. app.db marked                the same
+ *   3. `member` written, log not    the log is begun when the member is next opened (its database is still at the
+ *                                   cluster's first version)
+ *   4. log begun                    a member
+ *
+ * At the end of the process each member is checkpointed, so that app.db is complete for plain readers. */
+#include "ext/registry.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "ext/log.h"
+
+static struct {
+    pthread_mutex_t list;
+    pthread_mutex_t opening;
+    struct hosted *first;
+    bool at_exit;
+} registry = {.list = PTHREAD_MUTEX_INITIALIZER, .opening = PTHREAD_MUTEX_INITIALIZER};
+
+void start_options_init(struct start_options *o)
+{
+    *o = (struct start_options){
+        .db = {.timeout_ms = 10000, .turn_timeout_ms = 30000, .consistency = CONSISTENCY_LOCAL,
+            .statements = STATEMENTS_TEXT},
+        .election_ms = 1000,
+    };
+}
+
+struct hosted *registry_find(const char *path, int len)
+{
+    struct hosted *h;
+    int pid = (int)getpid();
+
+    pthread_mutex_lock(&registry.list);
+    for (h = registry.first; h != NULL; h = h->next) {
+        if (h->pid == pid && strncmp(h->db->path, path, (size_t)len) == 0 && h->db->path[len] == '\0') {
+            break;
+        }
+    }
+    pthread_mutex_unlock(&registry.list);
+    return h;
+}
+
+struct hosted *registry_of(const struct database *db)
+{
+    struct hosted *h;
+
+    pthread_mutex_lock(&registry.list);
+    for (h = registry.first; h != NULL && h->db != db; h = h->next) {
+    }
+    pthread_mutex_unlock(&registry.list);
+    return h;
+}
+
+bool registry_is_member_path(const char *path)
+{
+    char dir[4096];
+    struct stat st;
+
+    return snprintf(dir, sizeof dir, "%s-dust", path) < (int)sizeof dir && stat(dir, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* A forked child has the memory but not the threads: its inherited connections must not wait for them. */
+static void after_fork(void)
+{
+    for (struct hosted *h = registry.first; h != NULL; h = h->next) {
+        atomic_store(&h->db->left, true);
+    }
+}
+
+static void at_exit(void)
+{
+    for (struct hosted *h = registry.first; h != NULL; h = h->next) {
+        struct err e;
+
+        if (h->pid == (int)getpid() && h->node != NULL) {
+            node_checkpoint(h->node, &e);
+        }
+    }
+}
+
+static struct hosted *enlist(struct database *db, struct node *node)
+{
+    struct hosted *h = calloc(1, sizeof *h);
+    struct node_view view;
+
+    if (h == NULL) {
+        return NULL;
+    }
+    h->db = db;
+    h->node = node;
+    h->pid = (int)getpid();
+    node_view(node, &view);
+    memcpy(h->address, view.address, sizeof h->address);
+    pthread_mutex_lock(&registry.list);
+    h->next = registry.first;
+    registry.first = h;
+    if (!registry.at_exit) {
+        registry.at_exit = true;
+        pthread_atfork(NULL, NULL, after_fork);
+        atexit(at_exit);
+    }
+    pthread_mutex_unlock(&registry.list);
+    return h;
+}
+
+static int own_address(const char *text, struct address *a, struct err *e)
+{
+    int rv;
+
+    if (text == NULL || *text == '\0') {
+        return err_set(e, DUST_MISUSE, "an own address is needed, as host:port (for example 127.0.0.1:4001)");
+    }
+    rv = address_parse(text, a, e);
+    if (rv == DUST_OK && !address_is_loopback(a)) {
+        return err_set(e, DUST_REFUSED,
+            "%s is not a loopback address: without a key, members talk on 127.0.0.1 only (keys are not there yet)",
+            text);
+    }
+    return rv;
+}
+
+int registry_check_bind(const char *text, struct err *e)
+{
+    struct address a;
+
+    return own_address(text, &a, e);
+}
+
+static int whom_to_join(const char *text, const char *own, struct node_options *opt, struct err *e)
+{
+    char one[ADDRESS_TEXT_MAX];
+
+    while (text != NULL && *text != '\0') {
+        size_t n = strcspn(text, ",");
+        int rv;
+
+        if (n >= sizeof one || opt->n_join == sizeof opt->join / sizeof opt->join[0]) {
+            return err_set(e, DUST_MISUSE, "join: \"%s\" is not a list of addresses as host:port", text);
+        }
+        memcpy(one, text, n);
+        one[n] = '\0';
+        rv = address_parse(one, &opt->join[opt->n_join], e);
+        if (rv != DUST_OK) {
+            return rv;
+        }
+        if (opt->join[opt->n_join].port == 0) {
+            return err_set(e, DUST_MISUSE, "join: %s has no port", one);
+        }
+        if (strcmp(opt->join[opt->n_join].text, own) == 0) {
+            return err_set(e, DUST_MISUSE, "join: %s is this member's own address", one);
+        }
+        opt->n_join++;
+        text += n + (text[n] == ',');
+    }
+    return opt->n_join != 0 ? DUST_OK
+                            : err_set(e, DUST_MISUSE, "join: an address of a member of the cluster is needed, as host:port");
+}
+
+/* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. */
+static void remove_folder(const char *path)
+{
+    static const char *const names[] = {"member", "pages", "incoming", "key"};
+    char name[4096 + 300];
+    struct dirent *d;
+    DIR *dir;
+
+    snprintf(name, sizeof name, "%s-dust/raft", path);
+    dir = opendir(name);
+    while (dir != NULL && (d = readdir(dir)) != NULL) {
+        if (d->d_name[0] != '.') {
+            snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
+            unlink(name);
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    snprintf(name, sizeof name, "%s-dust/raft", path);
+    rmdir(name);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(name, sizeof name, "%s-dust/%s", path, names[i]);
+        unlink(name);
+    }
+    snprintf(name, sizeof name, "%s-dust", path);
+    rmdir(name);
+}
+
+static int make_folder(const char *path, struct err *e)
+{
+    char dir[4096];
+
+    if (snprintf(dir, sizeof dir, "%s-dust", path) >= (int)sizeof dir) {
+        return err_set(e, DUST_MISUSE, "the path is too long");
+    }
+    if (mkdir(dir, 0700) != 0) {
+        return errno == EEXIST ? err_set(e, DUST_EXISTS,
+                                     "%s exists already: this database is a member of a cluster, or was one", dir)
+                               : err_sys(e, errno, "cannot make %s", dir);
+    }
+    return DUST_OK;
+}
+
+static int new_database(struct sqlite_lib *lib, const char *path, const struct start_options *o,
+    struct database_content *content, struct database **out, struct err *e)
+{
+    struct database *db;
+    int rv = database_new(&db, lib->base, path, &o->db, e);
+
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    db->report.log = log_to_sqlite;
+    db->report.log_ctx = lib;
+    rv = database_open_file(db, content, e);
+    if (rv != DUST_OK) {
+        database_free(db);
+        return rv;
+    }
+    *out = db;
+    return DUST_OK;
+}
+
+/* ---- an existing member ---- */
+
+static int resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e)
+{
+    struct node_options opt = {.mode = NODE_RESUME, .election_ms = o->election_ms};
+    struct database_content content;
+    struct database *db;
+    struct address a;
+    struct stat st;
+    char dir[4096];
+    int rv;
+
+    snprintf(dir, sizeof dir, "%s-dust", path);
+    rv = member_load(dir, &opt.self, e);
+    if (rv == DUST_NOTFOUND) {
+        return err_set(e, DUST_CORRUPT,
+            "%s has no file `member`: starting or joining was cut short, or files were removed; delete %s and start or "
+            "join again",
+            dir, dir);
+    }
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    if (o->bind != NULL && (rv = own_address(o->bind, &a, e)) != DUST_OK) {
+        return rv;
+    }
+    if (o->bind != NULL && a.port != 0 && strcmp(a.text, opt.self.bind) != 0) {
+        return err_set(e, DUST_EXISTS, "bind: this member listens on %s; to move it, remove it and join again",
+            opt.self.bind);
+    }
+    if (stat(path, &st) != 0) {
+        return err_set(e, DUST_NOTFOUND,
+            "the database %s is gone, though its folder %s is there: put it back from a copy; or, if other members are "
+            "well, remove this one there, delete the folder, and join anew",
+            path, dir);
+    }
+    rv = new_database(lib, path, o, &content, &db, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    db->page_size = opt.self.page_size;
+    if (content.n_pages != 0 && (!content.marked || content.page_size != opt.self.page_size)) {
+        rv = err_set(e, DUST_CORRUPT,
+            "%s is not the database of this member (%s): it was replaced; put the right one back, or, if other members "
+            "are well, remove this one there, delete both here, and join anew",
+            path, !content.marked ? "it does not carry dust's mark" : "its page size differs");
+        goto fail;
+    }
+    if (content.n_pages != 0 && opt.self.id == 1 && vid_equal(&content.id, &opt.self.cluster)) {
+        char raft[4096 + 8];
+
+        snprintf(raft, sizeof raft, "%s/raft", dir);
+        if (stat(raft, &st) != 0) {
+            opt.mode = NODE_BOOTSTRAP;
+        }
+    }
+    rv = store_format(db->store, db->page_size, &content.id, 0, content.n_pages, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    struct node *node;
+
+    rv = node_start(&node, db, &opt, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    *out = enlist(db, node);
+    return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+fail:
+    database_free(db);
+    return rv;
+}
+
+int registry_resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e)
+{
+    int rv = DUST_OK;
+
+    *out = registry_find(path, (int)strlen(path));
+    if (*out != NULL) {
+        return DUST_OK;
+    }
+    pthread_mutex_lock(&registry.opening);
+    *out = registry_find(path, (int)strlen(path));
+    if (*out == NULL) {
+        rv = resume(lib, path, o, out, e);
+    }
+    pthread_mutex_unlock(&registry.opening);
+    return rv;
+}
+
+/* ---- a new one ---- */
+
+static int start(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e)
+{
+    struct node_options opt = {.mode = NODE_BOOTSTRAP, .election_ms = o->election_ms};
+    struct database_content content;
+    struct database *db = NULL;
+    struct node *node;
+    struct address bind, advertise;
+    bool marked = false;
+    int rv;
+
+    rv = own_address(o->bind, &bind, e);
+    if (rv == DUST_OK && o->advertise != NULL) {
+        rv = own_address(o->advertise, &advertise, e);
+    }
+    if (rv == DUST_OK) {
+        rv = make_folder(path, e);
+    }
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    rv = new_database(lib, path, o, &content, &db, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    if (content.n_pages == 0 || content.wal || content.marked) {
+        rv = err_set(e, DUST_REFUSED, "%s %s", path,
+            content.marked ? "is a copy of a member's database; a cluster cannot be started on it as it stands"
+            : content.wal  ? "is in WAL mode, and another connection keeps it there: close it and try again"
+                           : "is empty");
+        goto fail;
+    }
+    snprintf(opt.self.bind, sizeof opt.self.bind, "%s", bind.text);
+    if (o->advertise != NULL) {
+        snprintf(opt.self.address, sizeof opt.self.address, "%s", advertise.text);
+    }
+    opt.self.id = 1;
+    opt.self.page_size = content.page_size;
+    if (sodium_init() < 0) {
+        rv = err_set(e, DUST_IO, "no source of random numbers");
+        goto fail;
+    }
+    randombytes_buf(opt.self.cluster.b, sizeof opt.self.cluster.b);
+    rv = database_begin(db, &opt.self.cluster, content.n_pages, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    marked = true;
+    rv = store_format(db->store, content.page_size, &opt.self.cluster, 0, content.n_pages, e);
+    if (rv == DUST_OK) {
+        rv = node_start(&node, db, &opt, e);
+    }
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    *out = enlist(db, node);
+    return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+fail:
+    if (marked) {
+        database_end(db, NULL);
+    }
+    database_free(db);
+    remove_folder(path);
+    return rv;
+}
+
+int registry_start(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e)
+{
+    int rv;
+
+    pthread_mutex_lock(&registry.opening);
+    rv = registry_find(path, (int)strlen(path)) != NULL
+             ? err_set(e, DUST_EXISTS, "%s is a member of a cluster already", path)
+             : start(lib, path, o, out, e);
+    pthread_mutex_unlock(&registry.opening);
+    return rv;
+}
+
+static int join(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e)
+{
+    struct node_options opt = {.mode = NODE_JOIN, .election_ms = o->election_ms, .standby = o->standby,
+        .join_timeout_ms = 15000};
+    struct database_content content;
+    struct database *db = NULL;
+    struct node *node;
+    struct address bind, advertise;
+    int rv;
+
+    rv = own_address(o->bind, &bind, e);
+    if (rv == DUST_OK && o->advertise != NULL) {
+        rv = own_address(o->advertise, &advertise, e);
+    }
+    if (rv == DUST_OK) {
+        rv = whom_to_join(o->join, bind.text, &opt, e);
+    }
+    if (rv == DUST_OK) {
+        rv = make_folder(path, e);
+    }
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    rv = new_database(lib, path, o, &content, &db, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    if (content.n_pages != 0) {
+        rv = err_set(e, DUST_REFUSED,
+            "%s is not empty: joining would replace what is in it; join with a new file (or start a cluster on this one)",
+            path);
+        goto fail;
+    }
+    snprintf(opt.self.bind, sizeof opt.self.bind, "%s", bind.text);
+    if (o->advertise != NULL) {
+        snprintf(opt.self.address, sizeof opt.self.address, "%s", advertise.text);
+    }
+    opt.self.role = o->standby ? MEMBER_STANDBY : MEMBER_VOTER;
+    rv = node_start(&node, db, &opt, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    *out = enlist(db, node);
+    return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+fail:
+    database_free(db);
+    remove_folder(path);
+    return rv;
+}
+
+int registry_join(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e)
+{
+    int rv;
+
+    pthread_mutex_lock(&registry.opening);
+    rv = registry_find(path, (int)strlen(path)) != NULL
+             ? err_set(e, DUST_EXISTS, "%s is a member of a cluster already", path)
+             : join(lib, path, o, out, e);
+    pthread_mutex_unlock(&registry.opening);
+    return rv;
+}
+
+/* ---- leaving ---- */
+
+int registry_leave(struct hosted *h, struct err *e)
+{
+    struct node_member *list;
+    struct node_view view;
+    unsigned n;
+    int rv;
+
+    node_view(h->node, &view);
+    rv = node_members(h->node, &list, &n, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    free(list);
+    if (n > 1) {
+        rv = node_catch_up(h->node, h->db->options.timeout_ms, e);
+        if (rv == DUST_OK) {
+            rv = node_change(h->node, CHANGE_REMOVE, view.id, h->db->options.timeout_ms, e);
+        }
+    }
+    if (rv == DUST_OK) {
+        rv = node_checkpoint(h->node, e);
+    }
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    atomic_store(&h->db->left, true);
+    node_stop(h->node);
+    h->node = NULL;
+    rv = database_end(h->db, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    remove_folder(h->db->path);
+    pthread_mutex_lock(&registry.list);
+    for (struct hosted **p = &registry.first; *p != NULL; p = &(*p)->next) {
+        if (*p == h) {
+            *p = h->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&registry.list);
+    /* Connections that are open keep pointing at the database object: it stays. */
+    free(h);
+    return DUST_OK;
+}

@@ -1,0 +1,51 @@
+/* registry - the members that this process hosts: one per database path, for as long as the process lives or until it
+ * leaves its cluster. */
+#ifndef DUST_EXT_REGISTRY_H
+#define DUST_EXT_REGISTRY_H
+
+#include "raft/node.h"
+#include "vfs/lib.h"
+
+struct hosted {
+    struct hosted *next;
+    struct database *db;
+    struct node *node; /* NULL once it has left */
+    int pid;
+    char address[ADDRESS_TEXT_MAX];
+};
+
+/* What a program asks for when it starts or joins, or opens with parameters. Texts may be NULL. */
+struct start_options {
+    const char *bind, *join, *advertise; /* join: addresses with commas between */
+    struct database_options db;
+    uint32_t election_ms;
+    bool standby;
+};
+void start_options_init(struct start_options *o);
+
+/* The member at this full path, if this process hosts it. Any thread. */
+struct hosted *registry_find(const char *path, int len);
+struct hosted *registry_of(const struct database *db);
+
+/* Is there a member's folder beside the database at this path? */
+bool registry_is_member_path(const char *path);
+
+/* Bring up the member at `path` that exists on disk already. Finds it if it is up. DUST_BUSY: another process has it. */
+int registry_resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e);
+
+/* Is it an address that a member may listen on? */
+int registry_check_bind(const char *text, struct err *e);
+
+/* Make the database at `path`, which has at least one page and is not in WAL mode, the first member of a new cluster. */
+int registry_start(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e);
+
+/* Make the empty database at `path` a member of an existing cluster. Returns when it is one and has caught up. */
+int registry_join(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
+    struct err *e);
+
+/* Take the member out of its cluster, and make its file an ordinary database again. */
+int registry_leave(struct hosted *h, struct err *e);
+
+#endif

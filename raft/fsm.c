@@ -1,0 +1,512 @@
+/* What an agreed entry does to the page store: the state machine of this member.
+ *
+ * The one rule (DESIGN.md, section 2): an entry takes effect if its parent is the head, and is void otherwise, on every
+ * member alike. Here `head` is the newest agreed version. What takes effect is
+ *   - published, if it is the oldest speculative version: this member's own transaction, whose pages are here; or
+ *   - built from the entry's records on top of the head, after every speculative version has been voided.
+ *
+ * A large transaction comes in parts. Part 0 with the right parent starts an assembly; each part is decoded into
+ * private frames as it comes; the last one makes it take effect. Anything out of order drops the assembly: its
+ * transaction is void. The id of what was assembled is recomputed and compared, so that equal heads mean equal pages.
+ *
+ * After a restart app.db is at some version M. The entries up to the one that made M are in it: fsm_find_start finds
+ * its index by following the rule through the log from the last snapshot, and apply skips until there.
+ *
+ * Snapshots are descriptors: app.db itself is the snapshot. Format, 48 bytes, little-endian:
+ *     0   4  magic "dsnp"
+ *     4   4  format 1
+ *     8   8  index of the entry that made the version (informative)
+ *    16   4  page size
+ *    20   4  number of pages
+ *    24  16  version id
+ *    40   8  zeros
+ *
+ * All on the loop thread, save fsm_snapshot_async (thread pool), which only folds. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "raft/node_impl.h"
+
+#define DESCRIPTOR_SIZE 48
+#define DESCRIPTOR_FORMAT 1
+#define LOG_BYTES_MAX ((uint64_t)8 << 20)
+#define TRAILING_BYTES ((uint64_t)8 << 20)
+#define TRAILING_MAX 2048u
+#define THRESHOLD_ENTRIES (1u << 16)
+
+static struct node *node_of(struct raft_fsm *fsm)
+{
+    return fsm->data;
+}
+
+/* An agreed entry that cannot be put into effect: going on would serve wrong data. */
+static void stop_member(struct node *n, raft_index index, const struct err *why)
+{
+    struct err e;
+
+    err_set(&e, why->code, "this member cannot apply entry %llu of the log and has stopped: %s",
+        (unsigned long long)index, why->text);
+    node_fail(n, &e);
+}
+
+static void drop_assembly(struct node *n)
+{
+    struct fsm *f = &n->fsm;
+
+    if (f->assembling) {
+        txn_reset(&f->txn);
+        entry_check_drop(&f->check);
+        if (f->snap.seq != 0) {
+            store_unpin(n->db->store, &f->snap);
+        }
+        f->assembling = false;
+    }
+}
+
+/* ---- effect ---- */
+
+/* The entry made a new version of the pages assembled. */
+static int effect_foreign(struct node *n, raft_index index, struct err *e)
+{
+    struct fsm *f = &n->fsm;
+    struct txn_page *pages = NULL;
+    uint32_t *nodes = NULL, count;
+    struct version *voided, *next;
+    int rv;
+
+    for (uint32_t pgno = f->snap.n_pages + 1; pgno <= f->n_pages; pgno++) {
+        static const uint8_t zeros[65536];
+        uint32_t node;
+        bool fresh;
+
+        if (txn_find(&f->txn, pgno) == 0) {
+            rv = txn_frame(&f->txn, pgno, &node, &fresh, e);
+            if (rv != DUST_OK) {
+                return rv;
+            }
+            store_frame_write(n->db->store, node, 0, zeros, n->db->page_size);
+        }
+    }
+    count = f->txn.n;
+    pages = txn_sorted(&f->txn);
+    nodes = malloc((count + 1) * sizeof *nodes);
+    if (pages == NULL || nodes == NULL) {
+        rv = err_set(e, DUST_NOMEM, "out of memory");
+        goto done;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        nodes[i] = pages[i].node;
+    }
+    rv = store_agree(n->db->store, &f->id, &f->parent, f->n_pages, nodes, count, index, &voided, e);
+    if (rv != DUST_OK) {
+        goto done;
+    }
+    txn_disown(&f->txn);
+    if (voided != NULL) {
+        submit_void(n);
+    }
+    for (; voided != NULL; voided = next) {
+        next = voided->next;
+        version_free(voided);
+    }
+done:
+    free(pages);
+    free(nodes);
+    return rv;
+}
+
+static int take_effect(struct node *n, raft_index index, struct err *e)
+{
+    struct fsm *f = &n->fsm;
+    int rv = DUST_OK;
+
+    if (f->own) {
+        store_publish(n->db->store, store_oldest_speculative(n->db->store), index);
+    } else {
+        rv = entry_check_end(&f->check, e);
+        if (rv == DUST_OK) {
+            rv = effect_foreign(n, index, e);
+        }
+    }
+    drop_assembly(n);
+    return rv;
+}
+
+/* Decode the records of one part into frames. */
+static int add_records(struct node *n, const struct entry *entry, struct err *e)
+{
+    struct fsm *f = &n->fsm;
+    uint32_t size = n->db->page_size;
+    uint8_t page[65536];
+    struct entry_record r;
+    int rv = DUST_OK;
+
+    for (bool more = entry_first(entry, &r); more && rv == DUST_OK; more = entry_next(entry, &r)) {
+        uint32_t node;
+        bool fresh;
+
+        if (r.pgno > f->snap.n_pages) {
+            memset(page, 0, size);
+        } else {
+            rv = store_read(n->db->store, &f->snap, r.pgno, 0, size, page, database_read_base, n->db);
+            if (rv != DUST_OK) {
+                return err_set(e, DUST_IO, "cannot read page %u of the database", r.pgno);
+            }
+        }
+        rv = entry_record_apply(&r, size, page);
+        if (rv != DUST_OK) {
+            return err_set(e, rv, "the difference for page %u does not fit", r.pgno);
+        }
+        rv = txn_frame(&f->txn, r.pgno, &node, &fresh, e);
+        if (rv == DUST_OK) {
+            store_frame_write(n->db->store, node, 0, page, size);
+        }
+    }
+    return rv;
+}
+
+static int begin_assembly(struct node *n, const struct entry *entry, const struct head_info *head, struct err *e)
+{
+    struct fsm *f = &n->fsm;
+    struct version *v = store_oldest_speculative(n->db->store);
+
+    f->assembling = true;
+    f->id = entry->id;
+    f->parent = entry->parent;
+    f->n_pages = entry->n_pages_after;
+    f->next_part = 0;
+    f->own = v != NULL && vid_equal(&v->id, &entry->id);
+    if (f->own) {
+        return DUST_OK;
+    }
+    (void)head;
+    store_pin(n->db->store, f->slot, &f->snap);
+    txn_begin(&f->txn, n->db->store, f->snap.n_pages);
+    return entry_check_begin(&f->check, entry, e);
+}
+
+/* One part of a transaction, agreed at `index`. */
+static int apply_part(struct node *n, const struct entry *entry, raft_index index, struct err *e)
+{
+    struct fsm *f = &n->fsm;
+    struct head_info head;
+    int rv = DUST_OK;
+
+    store_agreed(n->db->store, &head);
+    if (entry->part == 0) {
+        drop_assembly(n);
+        if (!vid_equal(&entry->parent, &head.id)) {
+            return DUST_OK; /* void */
+        }
+        if (entry->page_size != n->db->page_size) {
+            return err_set(e, DUST_CORRUPT, "its page size is %u, the database's %u", entry->page_size,
+                n->db->page_size);
+        }
+        rv = begin_assembly(n, entry, &head, e);
+    } else if (!f->assembling || !vid_equal(&f->id, &entry->id) || f->next_part != entry->part) {
+        if (f->assembling && vid_equal(&f->id, &entry->id) && entry->part < f->next_part) {
+            return DUST_OK; /* sent twice */
+        }
+        drop_assembly(n);
+        return DUST_OK; /* void */
+    }
+    if (rv == DUST_OK && !f->own) {
+        rv = entry_check_add(&f->check, entry, e);
+        if (rv == DUST_OK) {
+            rv = add_records(n, entry, e);
+        }
+    }
+    if (rv != DUST_OK) {
+        drop_assembly(n);
+        return rv;
+    }
+    f->next_part = entry->part + 1;
+    return entry->last ? take_effect(n, index, e) : DUST_OK;
+}
+
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
+{
+    struct node *n = node_of(fsm);
+    raft_index index = n->raft.last_applied + 1;
+    struct entry entry;
+    struct err e;
+    int rv;
+
+    *result = NULL;
+    n->fsm.log_bytes += buf->len;
+    if (index <= n->fsm.skip_until || n->state == NODE_FAILED) {
+        return 0;
+    }
+    rv = entry_decode(buf->base, buf->len, &entry, &e);
+    if (rv == DUST_OK) {
+        rv = apply_part(n, &entry, index, &e);
+    }
+    if (rv != DUST_OK) {
+        stop_member(n, index, &e);
+        return 0;
+    }
+    if (entry.last) {
+        n->fsm.urgent |= 1ull << (entry.origin % 64);
+    }
+    store_set_applied(n->db->store, index);
+    submit_applied(n, &entry.id, entry.part, entry.last, buf->len);
+    return 0;
+}
+
+/* ---- snapshots ---- */
+
+static void put32(uint8_t *p, uint32_t v)
+{
+    for (int i = 0; i < 4; i++) {
+        p[i] = (uint8_t)(v >> (8 * i));
+    }
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static void descriptor_write(uint8_t *p, uint32_t page_size, const struct head_info *head)
+{
+    memset(p, 0, DESCRIPTOR_SIZE);
+    memcpy(p, "dsnp", 4);
+    put32(p + 4, DESCRIPTOR_FORMAT);
+    put32(p + 8, (uint32_t)head->index);
+    put32(p + 12, (uint32_t)(head->index >> 32));
+    put32(p + 16, page_size);
+    put32(p + 20, head->n_pages);
+    memcpy(p + 24, head->id.b, 16);
+}
+
+static int descriptor_read(const struct raft_buffer *buf, uint32_t *page_size, struct head_info *head)
+{
+    const uint8_t *p = buf->base;
+
+    if (buf->len != DESCRIPTOR_SIZE || memcmp(p, "dsnp", 4) != 0) {
+        return DUST_CORRUPT;
+    }
+    if (get32(p + 4) != DESCRIPTOR_FORMAT) {
+        return DUST_VERSION;
+    }
+    *head = (struct head_info){.index = get32(p + 8) | (uint64_t)get32(p + 12) << 32, .n_pages = get32(p + 20)};
+    *page_size = get32(p + 16);
+    memcpy(head->id.b, p + 24, 16);
+    return DUST_OK;
+}
+
+/* Entries are counted by libraft, but what matters is their bytes: set its thresholds accordingly. */
+static void adapt_thresholds(struct node *n)
+{
+    raft_index entries = n->raft.last_applied - n->raft.log.snapshot.last_index;
+    uint64_t average = entries != 0 ? n->fsm.log_bytes / entries + 1 : 1;
+    uint64_t trailing = TRAILING_BYTES / average;
+
+    if (n->opt.mode == NODE_BOOTSTRAP && n->raft.log.snapshot.last_index == 0) {
+        return; /* the first snapshot is taken at once: what the database held at the start is in no log */
+    }
+    raft_set_snapshot_threshold(&n->raft, n->fsm.log_bytes >= LOG_BYTES_MAX ? 1 : THRESHOLD_ENTRIES);
+    raft_set_snapshot_trailing(&n->raft, trailing < TRAILING_MAX ? (unsigned)trailing + 1 : TRAILING_MAX);
+}
+
+/* libraft puts down the index that it has applied; app.db will be at or beyond the version of that index. */
+static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs)
+{
+    struct node *n = node_of(fsm);
+    struct head_info head;
+
+    if (n->fsm.assembling || n->state == NODE_FAILED || !guard_snapshot_ok(&n->io.guard) ||
+        n->raft.last_stored < n->raft.last_applied) {
+        return RAFT_BUSY;
+    }
+    store_agreed(n->db->store, &head);
+    if (head.index > n->raft.last_applied) {
+        return RAFT_BUSY; /* after a transfer the database is ahead of the log for a while */
+    }
+    *bufs = raft_malloc(sizeof **bufs);
+    if (*bufs == NULL) {
+        return RAFT_NOMEM;
+    }
+    (*bufs)[0].len = DESCRIPTOR_SIZE;
+    (*bufs)[0].base = raft_malloc(DESCRIPTOR_SIZE);
+    if ((*bufs)[0].base == NULL) {
+        raft_free(*bufs);
+        return RAFT_NOMEM;
+    }
+    *n_bufs = 1;
+    descriptor_write((*bufs)[0].base, n->db->page_size, &head);
+    n->fsm.snapshot_log_bytes = n->fsm.log_bytes;
+    return 0;
+}
+
+/* In the thread pool: app.db has to hold the version before the log may be cut. */
+static int fsm_snapshot_async(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs)
+{
+    struct node *n = node_of(fsm);
+    struct err e;
+
+    (void)bufs;
+    (void)n_bufs;
+    if (database_checkpoint(n->db, NULL, &e) != DUST_OK) {
+        if (e.code != DUST_BUSY) {
+            report_err(&n->db->report, &e);
+        }
+        return RAFT_BUSY;
+    }
+    return 0;
+}
+
+static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs)
+{
+    struct node *n = node_of(fsm);
+
+    if (*bufs != NULL) {
+        raft_free((*bufs)[0].base);
+        raft_free(*bufs);
+    }
+    *bufs = NULL;
+    *n_bufs = 0;
+    n->fsm.log_bytes -= n->fsm.snapshot_log_bytes < n->fsm.log_bytes ? n->fsm.snapshot_log_bytes : n->fsm.log_bytes;
+    n->fsm.snapshot_log_bytes = 0;
+    if (n->opt.mode == NODE_BOOTSTRAP) {
+        raft_set_snapshot_trailing(&n->raft, TRAILING_MAX);
+    }
+    return 0;
+}
+
+/* At start, and when a snapshot has been installed. transfer.c has brought app.db to the version by then (or beyond),
+ * and told fsm_adopt. */
+static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
+{
+    struct head_info head;
+    uint32_t page_size;
+
+    (void)fsm;
+    if (descriptor_read(buf, &page_size, &head) != DUST_OK) {
+        return RAFT_MALFORMED;
+    }
+    raft_free(buf->base);
+    return 0;
+}
+
+void fsm_adopt(struct node *n, const struct head_info *head)
+{
+    drop_assembly(n);
+    n->fsm.skip_until = head->index;
+    n->fsm.log_bytes = 0;
+}
+
+/* Follow the rule through the log from `head` on: the index of the entry that makes version `want`, 0 if none does. */
+static int find_version(struct node *n, struct vid head, const struct vid *want, raft_index after, raft_index start,
+    const struct raft_entry *entries, size_t n_entries, raft_index *found, struct err *e)
+{
+    struct vid assembling = {{0}};
+    uint32_t part = 0;
+
+    *found = 0;
+    for (size_t i = 0; i < n_entries; i++) {
+        struct entry entry;
+        struct err why;
+
+        if (start + i <= after || entries[i].type != RAFT_COMMAND) {
+            continue;
+        }
+        n->fsm.log_bytes += entries[i].buf.len;
+        if (entry_decode(entries[i].buf.base, entries[i].buf.len, &entry, &why) != DUST_OK) {
+            return err_set(e, why.code, "entry %llu of the log in %s/raft: %s", (unsigned long long)(start + i),
+                n->db->dir, why.text);
+        }
+        if (entry.part == 0) {
+            part = 0;
+            assembling = vid_equal(&entry.parent, &head) ? entry.id : (struct vid){{0}};
+        }
+        if (vid_none(&assembling) || !vid_equal(&assembling, &entry.id) || entry.part != part) {
+            continue;
+        }
+        part++;
+        if (entry.last) {
+            head = entry.id;
+            assembling = (struct vid){{0}};
+            if (vid_equal(&head, want)) {
+                *found = start + i;
+            }
+        }
+    }
+    return DUST_OK;
+}
+
+int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_index start,
+    const struct raft_entry *entries, size_t n_entries, struct err *e)
+{
+    struct fsm *f = &n->fsm;
+    char want[VID_HEX_SIZE], have[VID_HEX_SIZE];
+    struct head_info file, descriptor;
+    struct vid head;
+    raft_index after = 0;
+    uint32_t page_size;
+    int rv;
+
+    store_agreed(n->db->store, &file);
+    f->skip_until = 0;
+    f->log_bytes = 0;
+    if (n->opt.mode == NODE_JOIN) {
+        return DUST_OK; /* nothing yet: a snapshot will be installed first */
+    }
+    if (snapshot != NULL) {
+        rv = snapshot->n_bufs == 1 ? descriptor_read(&snapshot->bufs[0], &page_size, &descriptor) : DUST_CORRUPT;
+        if (rv != DUST_OK) {
+            return err_set(e, rv, "the snapshot in %s/raft is not one of dust's, or of a newer version", n->db->dir);
+        }
+        head = descriptor.id;
+        after = snapshot->index;
+    } else if (n->opt.mode == NODE_BOOTSTRAP || (file.n_pages == 0 && n_entries == 0)) {
+        return DUST_OK; /* nothing here yet */
+    } else {
+        head = n->self.cluster; /* the version of a cluster's first database has the cluster's id */
+    }
+    if (n->self.file_index != 0 && n->self.file_index >= after && vid_equal(&file.id, &n->self.file_version)) {
+        f->skip_until = n->self.file_index;
+        return DUST_OK;
+    }
+    rv = find_version(n, head, &file.id, after, start, entries, n_entries, &f->skip_until, e);
+    if (rv != DUST_OK || f->skip_until != 0 || vid_equal(&file.id, &head)) {
+        return rv;
+    }
+    return err_set(e, DUST_CORRUPT,
+        "%s is at version %s, which the log in %s/raft does not lead to (it begins at %s): the file or the folder was "
+        "replaced. Put back what belongs together; or, if other members are well, remove this one there, delete both "
+        "here, and join anew",
+        n->db->path, vid_hex(&file.id, want), n->db->dir, vid_hex(&head, have));
+}
+
+void fsm_init(struct node *n)
+{
+    struct fsm *f = &n->fsm;
+
+    f->raft_fsm = (struct raft_fsm){
+        .version = 3,
+        .data = n,
+        .apply = fsm_apply,
+        .snapshot = fsm_snapshot,
+        .restore = fsm_restore,
+        .snapshot_finalize = fsm_snapshot_finalize,
+        .snapshot_async = fsm_snapshot_async,
+    };
+    if (!f->has_slot) {
+        f->has_slot = store_slot_take(n->db->store, &f->slot, NULL) == DUST_OK;
+    }
+}
+
+void fsm_deinit(struct node *n)
+{
+    drop_assembly(n);
+    txn_deinit(&n->fsm.txn);
+    if (n->fsm.has_slot) {
+        store_slot_give(n->db->store, n->fsm.slot);
+    }
+}
+
+void fsm_tick(struct node *n)
+{
+    adapt_thresholds(n);
+}

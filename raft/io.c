@@ -1,0 +1,638 @@
+/* raft_io: libraft's own storage underneath, our peers for every message, and the guard in between.
+ *
+ * libraft's uv implementation fills the table; the functions here take the place of some of its entries, in the same
+ * table, and call the originals. What the guard must see passes here: sends, receipts, ticks, appends, snapshots, term
+ * and vote.
+ *
+ * A request that the guard withholds (the member is dead) is kept in a list and given back to libraft as cancelled when
+ * the instance is closed, newest first: see guard.h.
+ *
+ * A closed libraft calls its close callback from ours; libuv's storage may call ours twice. So it is only noted, and
+ * libraft hears of it once, when the loop has ended (io_close_done). */
+#include <nanomsg/nn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "raft/node_impl.h"
+
+#define PART_ENTRIES 1024
+#define PART_BYTES ((size_t)1 << 20)
+#define NOTICE_DELAY_MS 3
+
+struct append_req {
+    struct raft_io_append req;
+    struct raft_io_append *theirs;
+    raft_io_append_cb cb;
+    struct node *node;
+    struct append_req *kept; /* the next older one withheld */
+};
+
+struct put_req {
+    struct raft_io_snapshot_put req;
+    struct raft_io_snapshot_put *theirs;
+    raft_io_snapshot_put_cb cb;
+    struct node *node;
+};
+
+struct send_req {
+    struct node *node;
+    struct raft_io_send *theirs;
+    raft_io_send_cb cb;
+    unsigned parts; /* not yet sent */
+    int status;
+    struct job job; /* to complete it from a later turn, when nothing was sent */
+};
+
+static struct node *node_of(struct raft_io *raft_io)
+{
+    /* raft_io is the first member of struct io, which is part of struct node */
+    return (struct node *)((char *)raft_io - offsetof(struct node, io) - offsetof(struct io, raft_io));
+}
+
+static void deliver(void *ctx, struct raft_message *m)
+{
+    struct node *n = ctx;
+
+    n->io.recv(&n->io.raft_io, m);
+}
+
+/* ---- the transport that libraft's storage wants to see: it is never used ---- */
+
+static int t_init(struct raft_uv_transport *t, raft_id id, const char *address)
+{
+    (void)t;
+    (void)id;
+    (void)address;
+    return 0;
+}
+
+static int t_listen(struct raft_uv_transport *t, raft_uv_accept_cb cb)
+{
+    (void)t;
+    (void)cb;
+    return 0;
+}
+
+static int t_connect(struct raft_uv_transport *t, struct raft_uv_connect *req, raft_id id, const char *address,
+    raft_uv_connect_cb cb)
+{
+    (void)t;
+    (void)req;
+    (void)id;
+    (void)address;
+    (void)cb;
+    return RAFT_NOCONNECTION;
+}
+
+static void t_close(struct raft_uv_transport *t, raft_uv_transport_close_cb cb)
+{
+    cb(t);
+}
+
+/* ---- sending ---- */
+
+static void head_for(struct node *n, raft_id to, struct wire_head *h)
+{
+    memset(h, 0, sizeof *h);
+    h->from = n->self.id;
+    h->to = to;
+    h->boot = n->boot;
+    memcpy(h->cluster, n->self.cluster.b, sizeof h->cluster);
+    snprintf(h->address, sizeof h->address, "%s", n->address);
+}
+
+static void finish_send(struct send_req *s, int status)
+{
+    if (status != 0) {
+        s->status = status;
+    }
+    if (--s->parts == 0) {
+        if (s->cb != NULL && s->node->raft_open && !s->node->raft_closed) {
+            s->cb(s->theirs, s->status);
+        }
+        free(s);
+    }
+}
+
+static void part_sent(void *arg, int status)
+{
+    finish_send(arg, status == DUST_OK ? 0 : RAFT_NOCONNECTION);
+}
+
+static void nothing_sent(struct node *n, struct job *job)
+{
+    struct send_req *s = (struct send_req *)((char *)job - offsetof(struct send_req, job));
+
+    (void)n;
+    finish_send(s, s->status);
+}
+
+static void complete_later(struct send_req *s, int status)
+{
+    s->status = status;
+    s->job.run = nothing_sent;
+    node_defer(s->node, &s->job);
+}
+
+static bool send_one(struct node *n, struct send_req *s, const struct raft_message *m)
+{
+    struct wire_head h;
+    size_t size;
+    void *msg;
+
+    head_for(n, m->server_id, &h);
+    size = wire_raft_size(&h, m);
+    msg = nn_allocmsg(size, 0);
+    if (msg == NULL) {
+        return false;
+    }
+    wire_raft_put(&h, m, msg);
+    s->parts++;
+    peers_send(n->peers, m->server_address, msg, size, PEER_NORMAL, part_sent, s);
+    return true;
+}
+
+static void told(struct node *n, raft_id id, raft_index commit)
+{
+    for (unsigned i = 0; i < MAX_MEMBERS; i++) {
+        if (n->io.told[i].id == id || n->io.told[i].id == 0) {
+            n->io.told[i].id = id;
+            n->io.told[i].told = commit;
+            return;
+        }
+    }
+}
+
+static raft_index was_told(const struct node *n, raft_id id)
+{
+    for (unsigned i = 0; i < MAX_MEMBERS && n->io.told[i].id != 0; i++) {
+        if (n->io.told[i].id == id) {
+            return n->io.told[i].told;
+        }
+    }
+    return 0;
+}
+
+/* Never fails and never calls back before it returns: libraft would free twice. */
+static int io_send(
+    struct raft_io *raft_io, struct raft_io_send *req, const struct raft_message *message, raft_io_send_cb cb)
+{
+    struct node *n = node_of(raft_io);
+    struct raft_message m = *message;
+    struct send_req *s = calloc(1, sizeof *s);
+    struct guard_split split;
+    struct raft_append_entries part;
+
+    while (s == NULL) {
+        s = calloc(1, sizeof *s); /* there is no way to report this to libraft that it survives */
+    }
+    s->node = n;
+    s->theirs = req;
+    s->cb = cb;
+    s->parts = 1; /* ours, until all parts are on their way */
+    if (!guard_send(&n->io.guard, &m) || m.server_address == NULL || n->peers == NULL || n->stopping) {
+        complete_later(s, 0);
+        return 0;
+    }
+    if (m.type == RAFT_IO_APPEND_ENTRIES) {
+        guard_split_init(&split, &n->io.guard, &m, PART_ENTRIES, PART_BYTES);
+        while (guard_split_next(&split, &part)) {
+            m.append_entries = part;
+            if (!send_one(n, s, &m)) {
+                s->status = RAFT_NOMEM;
+                break;
+            }
+        }
+        told(n, m.server_id, m.append_entries.leader_commit);
+    } else if (!send_one(n, s, &m)) {
+        s->status = RAFT_NOMEM;
+    }
+    complete_later(s, s->status);
+    return 0;
+}
+
+void io_note(struct node *n, const char *address, raft_id to, const struct note *note)
+{
+    struct wire_head h;
+    size_t size;
+    void *msg;
+
+    if (n->peers == NULL || n->stopping || address == NULL || address[0] == '\0') {
+        return;
+    }
+    head_for(n, to, &h);
+    size = wire_note_size(&h, note);
+    msg = nn_allocmsg(size, 0);
+    if (msg != NULL) {
+        wire_note_put(&h, note, msg);
+        peers_send(n->peers, address, msg, size, PEER_NORMAL, NULL, NULL);
+    }
+}
+
+/* ---- followers learn the commit index at once ---- */
+
+static raft_term term_at(const struct raft *r, raft_index index)
+{
+    const struct raft_log *l = &r->log;
+    size_t n = l->front <= l->back ? l->back - l->front : l->size - l->front + l->back;
+
+    if (index == 0) {
+        return 0;
+    }
+    if (index == l->snapshot.last_index) {
+        return l->snapshot.last_term;
+    }
+    if (index <= l->offset || index > l->offset + n) {
+        return 0;
+    }
+    return l->entries[(l->front + (size_t)(index - 1 - l->offset)) % l->size].term;
+}
+
+static void on_notice(uv_timer_t *timer)
+{
+    io_tell_commit(timer->data, true);
+}
+
+/* libraft tells a follower the commit index only with the next entries or the next heartbeat. An empty AppendEntries
+ * up to what the follower is known to have carries it at once. Urgent for the member whose transaction was just
+ * agreed on, and for the one that waits for the turn; the others hear it when nothing else has told them for a while. */
+void io_tell_commit(struct node *n, bool everybody)
+{
+    struct raft *r = &n->raft;
+    uint64_t urgent = n->fsm.urgent, awaited;
+    bool rest = false;
+
+    n->fsm.urgent = 0;
+    if (!node_is_leader(n)) {
+        return;
+    }
+    awaited = grant_awaited(n);
+    for (unsigned i = 0; i < r->configuration.n; i++) {
+        const struct raft_server *server = &r->configuration.servers[i];
+        raft_index match = r->leader_state.progress[i].match_index;
+        raft_index commit = r->commit_index < match ? r->commit_index : match;
+        struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES, .server_id = server->id,
+            .server_address = server->address};
+        struct send_req *s;
+        raft_term term;
+
+        if (server->id == n->self.id || commit <= was_told(n, server->id)) {
+            continue;
+        }
+        if (!everybody && server->id != awaited && (urgent & (1ull << (server->id % 64))) == 0) {
+            rest = true;
+            continue;
+        }
+        term = term_at(r, match);
+        s = term != 0 ? calloc(1, sizeof *s) : NULL;
+        if (s == NULL) {
+            continue;
+        }
+        m.append_entries = (struct raft_append_entries){
+            .term = r->current_term, .prev_log_index = match, .prev_log_term = term, .leader_commit = commit};
+        s->node = n;
+        s->parts = 1;
+        if (guard_send(&n->io.guard, &m)) {
+            send_one(n, s, &m);
+            told(n, server->id, commit);
+        }
+        finish_send(s, 0);
+    }
+    if (rest && !uv_is_active((uv_handle_t *)&n->notice)) {
+        uv_timer_start(&n->notice, on_notice, NOTICE_DELAY_MS, 0);
+    }
+}
+
+/* ---- receiving ---- */
+
+void io_deliver(struct node *n, struct raft_message *m)
+{
+    guard_recv(&n->io.guard, m, deliver, n);
+}
+
+static bool known(const struct node *n, raft_id id)
+{
+    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
+        if (n->raft.configuration.servers[i].id == id) {
+            return true;
+        }
+    }
+    return n->raft.configuration.n == 0; /* we have just joined and know nobody */
+}
+
+static void note_received(struct node *n, const struct wire_head *h, const struct note *note)
+{
+    switch (note->kind) {
+    case NOTE_SUBMIT:
+        submit_received(n, h, note);
+        break;
+    case NOTE_REFUSED:
+        submit_refused(n, note);
+        break;
+    case NOTE_TURN_STATE:
+        grant_state(n, h, note);
+        break;
+    case NOTE_TURN_WISH:
+        grant_wish(n, h->from, note);
+        break;
+    case NOTE_FETCH:
+    case NOTE_FETCH_REPLY:
+        transfer_received(n, h, note);
+        break;
+    default:
+        change_received(n, h, note);
+    }
+}
+
+void io_receive(void *ctx, void *data, size_t len)
+{
+    struct node *n = ctx;
+    struct wire_head h;
+    struct wire_body b;
+    struct err e = {0};
+    bool to_joiner;
+
+    if (n->stopping) {
+        return;
+    }
+    if (wire_decode(data, len, &h, &b, &e) != DUST_OK) {
+        report_err(&n->db->report, &e);
+        return;
+    }
+    to_joiner = h.type == WIRE_NOTE && (b.note.kind == NOTE_JOIN || b.note.kind == NOTE_JOIN_REPLY);
+    if (!to_joiner) {
+        if (memcmp(h.cluster, n->self.cluster.b, sizeof h.cluster) != 0) {
+            report(&n->db->report, DUST_REFUSED, "a message from %s, a member of another cluster, was ignored", h.address);
+            goto drop;
+        }
+        if (h.to != n->self.id || h.from == n->self.id || h.from == 0) {
+            report(&n->db->report, DUST_REFUSED, "a message from %s was for member %llu, which this is not; ignored",
+                h.address, (unsigned long long)h.to);
+            goto drop;
+        }
+        if (n->running && node_is_leader(n) && !known(n, h.from)) {
+            struct note gone = {.kind = NOTE_REMOVED};
+
+            io_note(n, h.address, h.from, &gone);
+            goto drop;
+        }
+        peers_heard(n->peers, h.address);
+    }
+    if (h.type == WIRE_NOTE) {
+        note_received(n, &h, &b.note);
+        wire_body_free(&h, &b);
+        return;
+    }
+    if (!n->running) {
+        goto drop;
+    }
+    b.message.server_id = h.from;
+    b.message.server_address = h.address;
+    if (b.message.type == RAFT_IO_INSTALL_SNAPSHOT && transfer_wanted(n, &b.message, h.from, h.address)) {
+        return;
+    }
+    io_deliver(n, &b.message);
+    return;
+drop:
+    wire_body_free(&h, &b);
+}
+
+/* ---- disk ---- */
+
+static void on_tick(struct raft_io *raft_io)
+{
+    struct node *n = node_of(raft_io);
+
+    guard_release(&n->io.guard, deliver, n);
+    if (guard_tick(&n->io.guard)) {
+        n->io.tick(raft_io);
+    }
+}
+
+static void on_recv(struct raft_io *raft_io, struct raft_message *m)
+{
+    (void)raft_io;
+    (void)m; /* the transport below never delivers anything */
+}
+
+static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, raft_io_recv_cb recv)
+{
+    struct node *n = node_of(raft_io);
+
+    n->io.tick = tick;
+    n->io.recv = recv;
+    return n->io.start(raft_io, ms, on_tick, on_recv);
+}
+
+static void keep(struct append_req *a)
+{
+    a->kept = a->node->io.kept;
+    a->node->io.kept = a;
+}
+
+static void on_append(struct raft_io_append *req, int status)
+{
+    struct append_req *a = (struct append_req *)req;
+    struct node *n = a->node;
+
+    if (!guard_append_done(&n->io.guard, status)) {
+        keep(a);
+        return;
+    }
+    a->cb(a->theirs, status);
+    free(a);
+    guard_release(&n->io.guard, deliver, n);
+}
+
+/* Where app.db stands in the log has to be known before libraft applies anything, which raft_start may do already. */
+static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
+    raft_index *start, struct raft_entry *entries[], size_t *n_entries)
+{
+    struct node *n = node_of(raft_io);
+    int rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
+
+    if (rv != 0) {
+        return rv;
+    }
+    n->io.load_err.code = DUST_OK;
+    if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, &n->io.load_err) != DUST_OK) {
+        return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
+    }
+    return 0;
+}
+
+static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const struct raft_entry entries[],
+    unsigned n_entries, raft_io_append_cb cb)
+{
+    struct node *n = node_of(raft_io);
+    struct append_req *a = calloc(1, sizeof *a);
+    int rv;
+
+    if (a == NULL) {
+        return RAFT_NOMEM;
+    }
+    a->theirs = req;
+    a->cb = cb;
+    a->node = n;
+    if (!guard_append_begin(&n->io.guard)) {
+        keep(a);
+        return 0;
+    }
+    rv = n->io.append(raft_io, &a->req, entries, n_entries, on_append);
+    if (rv != 0) {
+        if (guard_append_done(&n->io.guard, rv)) {
+            free(a);
+            return rv;
+        }
+        keep(a);
+    }
+    return 0;
+}
+
+static void on_put(struct raft_io_snapshot_put *req, int status)
+{
+    struct put_req *p = (struct put_req *)req;
+    struct node *n = p->node;
+
+    if (!guard_put_done(&n->io.guard, status)) {
+        n->io.kept_put = p;
+        return;
+    }
+    p->cb(p->theirs, status);
+    free(p);
+    guard_release(&n->io.guard, deliver, n);
+}
+
+static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct raft_io_snapshot_put *req,
+    const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb)
+{
+    struct node *n = node_of(raft_io);
+    struct put_req *p = calloc(1, sizeof *p);
+    int rv;
+
+    if (p == NULL) {
+        return RAFT_NOMEM;
+    }
+    p->theirs = req;
+    p->cb = cb;
+    p->node = n;
+    if (!guard_put_begin(&n->io.guard)) {
+        n->io.kept_put = p;
+        return 0;
+    }
+    rv = n->io.snapshot_put(raft_io, trailing, &p->req, snapshot, on_put);
+    if (rv != 0) {
+        if (guard_put_done(&n->io.guard, rv)) {
+            free(p);
+            return rv;
+        }
+        n->io.kept_put = p;
+    }
+    return 0;
+}
+
+static int io_set_term(struct raft_io *raft_io, raft_term term)
+{
+    struct node *n = node_of(raft_io);
+
+    if (n->io.set_term(raft_io, term) != 0) {
+        guard_metadata_failed(&n->io.guard);
+    }
+    return 0;
+}
+
+static int io_set_vote(struct raft_io *raft_io, raft_id id)
+{
+    struct node *n = node_of(raft_io);
+
+    if (n->io.set_vote(raft_io, id) != 0) {
+        guard_metadata_failed(&n->io.guard);
+    }
+    return 0;
+}
+
+static void ignore_close(struct raft_io *raft_io)
+{
+    (void)raft_io;
+}
+
+static void io_close(struct raft_io *raft_io, raft_io_close_cb cb)
+{
+    struct node *n = node_of(raft_io);
+
+    n->io.closed = cb;
+    n->io.close(raft_io, ignore_close);
+}
+
+int io_init(struct node *n, struct err *e)
+{
+    struct raft_io *io = &n->io.raft_io;
+    char dir[4096];
+    int rv;
+
+    snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
+    if (mkdir(dir, 0700) == 0) {
+        /* made */
+    }
+    n->io.transport = (struct raft_uv_transport){
+        .data = n, .init = t_init, .listen = t_listen, .connect = t_connect, .close = t_close};
+    rv = raft_uv_init(io, &n->loop, dir, &n->io.transport);
+    if (rv != 0) {
+        return err_set(e, DUST_IO, "cannot use %s for the log: %s", dir, io->errmsg);
+    }
+    n->io.raft_io_open = true;
+    raft_uv_set_auto_recovery(io, false);
+    raft_uv_set_snapshot_compression(io, false);
+    io->version = 2; /* it has async_work, though it says 1 */
+    n->io.load = io->load;
+    n->io.start = io->start;
+    n->io.append = io->append;
+    n->io.snapshot_put = io->snapshot_put;
+    n->io.close = io->close;
+    n->io.set_term = io->set_term;
+    n->io.set_vote = io->set_vote;
+    io->send = io_send;
+    io->load = io_load;
+    io->start = io_start;
+    io->append = io_append;
+    io->snapshot_put = io_snapshot_put;
+    io->close = io_close;
+    io->set_term = io_set_term;
+    io->set_vote = io_set_vote;
+    return DUST_OK;
+}
+
+static void cancel_kept(struct node *n)
+{
+    struct put_req *p = n->io.kept_put;
+
+    while (n->io.kept != NULL) {
+        struct append_req *a = n->io.kept;
+
+        n->io.kept = a->kept;
+        a->cb(a->theirs, RAFT_CANCELED);
+        free(a);
+    }
+    n->io.kept_put = NULL;
+    if (p != NULL) {
+        p->cb(p->theirs, RAFT_CANCELED);
+        free(p);
+    }
+}
+
+void io_close_done(struct node *n)
+{
+    cancel_kept(n);
+    if (n->io.closed != NULL) {
+        raft_io_close_cb cb = n->io.closed;
+
+        n->io.closed = NULL;
+        cb(&n->io.raft_io);
+    }
+    if (n->io.raft_io_open) {
+        raft_uv_close(&n->io.raft_io);
+        n->io.raft_io_open = false;
+    }
+}

@@ -1,0 +1,489 @@
+/* A member's addresses, and the file app.db-dust/member.
+ *
+ * The file is text, of lines that end with a newline, in this order:
+ *     # ...                            any number of lines that begin so, for people
+ *     format=1
+ *     cluster=<32 hex digits>          the cluster's id, not all zeros
+ *     id=<number>                      of the member, from 1
+ *     address=<address>                where the others reach it; port not 0
+ *     bind=<address>                   where it listens
+ *     page_size=<number>               of the database, in bytes
+ *     role=voter                       or standby
+ *     file_version=<32 hex digits>     optional, with the next: app.db holds this version, not all zeros,
+ *     file_index=<number>              made by the log entry of this index, 0 if by none
+ *     checksum=<32 hex digits>         BLAKE2b-128 over all bytes before this line
+ * Numbers are decimal, without sign and leading zeros; addresses in canonical form; nothing stands behind
+ * the last line. The format is looked at before the checksum, so that an older dust can tell a newer file
+ * from a damaged one.
+ *
+ * A member that forgot who it is must not guess: it might vote twice. So a damaged file is refused, with
+ * advice, and never repaired.
+ *
+ * Replacing the file: written beside it as `member.new`, flushed, renamed over it, and the directory
+ * flushed. A crash leaves a `member.new` at worst, which the next save removes.
+ *
+ * No state; the calls on files are for one thread at a time for one directory. */
+#include "raft/member.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FORMAT 1
+#define FILE_MAX 4096 /* bytes; member_save writes less than 1000 */
+#define QUOTE_MAX 80
+#define NAME_MAX_SHOWN 160
+
+/* ---- addresses ---- */
+
+/* What somebody gave us, fit to be shown: cut, and without control characters. */
+static const char *quote(const char *text, char out[QUOTE_MAX])
+{
+    size_t n = 0;
+
+    for (; text[n] != '\0' && n < QUOTE_MAX - 1; n++) {
+        unsigned char c = (unsigned char)text[n];
+
+        out[n] = (char)(c < 0x20 || c == 0x7f ? '?' : c);
+    }
+    if (text[n] != '\0') {
+        memcpy(out + n - 3, "...", 3);
+    }
+    out[n] = '\0';
+    return out;
+}
+
+static int bad_address(struct err *e, const char *text, const char *what)
+{
+    char shown[QUOTE_MAX];
+
+    return err_set(e, DUST_MISUSE,
+        "address '%s': %s; expected is a numeric address and a port, as 10.0.0.1:4001 or [fd00::1]:4001",
+        quote(text, shown), what);
+}
+
+static bool parse_port(const char *text, uint16_t *port)
+{
+    unsigned v = 0;
+    size_t n = strlen(text);
+
+    if (n == 0 || n > 5) {
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] < '0' || text[i] > '9') {
+            return false;
+        }
+        v = v * 10 + (unsigned)(text[i] - '0');
+    }
+    *port = (uint16_t)v;
+    return v <= 65535;
+}
+
+int address_parse(const char *text, struct address *out, struct err *e)
+{
+    struct address a = {.is_v6 = text[0] == '['};
+    const char *colon = strrchr(text, ':'), *first = text + a.is_v6, *end = colon;
+    char host[INET6_ADDRSTRLEN];
+
+    if (a.is_v6) {
+        end = strchr(text, ']');
+        if (end == NULL) {
+            return bad_address(e, text, "the closing bracket is missing");
+        }
+        colon = end[1] == ':' ? end + 1 : NULL;
+    }
+    if (colon == NULL) {
+        return bad_address(e, text, "there is no port, or something else stands before it");
+    }
+    if (!parse_port(colon + 1, &a.port)) {
+        return bad_address(e, text, "the port is not a number from 0 to 65535");
+    }
+    if (end == first) {
+        return bad_address(e, text, "there is no host before the port");
+    }
+    if (!a.is_v6 && memchr(text, ':', (size_t)(end - text)) != NULL) {
+        return bad_address(e, text, "an IPv6 address goes in brackets");
+    }
+    if ((size_t)(end - first) >= sizeof host) {
+        return bad_address(
+            e, text, "the host is not an IP address: names are not looked up, use a numeric address");
+    }
+    memcpy(host, first, (size_t)(end - first));
+    host[end - first] = '\0';
+    if (!a.is_v6 && strcmp(host, "localhost") == 0) {
+        memcpy(host, "127.0.0.1", sizeof "127.0.0.1");
+    }
+    if (inet_pton(a.is_v6 ? AF_INET6 : AF_INET, host, a.ip) != 1) {
+        return bad_address(e, text,
+            a.is_v6 ? "what stands in the brackets is not an IPv6 address"
+                    : "the host is not an IP address: names are not looked up, use a numeric address");
+    }
+    inet_ntop(a.is_v6 ? AF_INET6 : AF_INET, a.ip, host, sizeof host);
+    snprintf(a.text, sizeof a.text, a.is_v6 ? "[%s]:%u" : "%s:%u", host, a.port);
+    *out = a;
+    return DUST_OK;
+}
+
+bool address_is_loopback(const struct address *a)
+{
+    static const uint8_t one[16] = {[15] = 1}, mapped[13] = {[10] = 0xff, [11] = 0xff, [12] = 127};
+
+    if (!a->is_v6) {
+        return a->ip[0] == 127;
+    }
+    return memcmp(a->ip, one, sizeof one) == 0 || memcmp(a->ip, mapped, sizeof mapped) == 0;
+}
+
+bool address_is_any(const struct address *a)
+{
+    static const uint8_t any[16], mapped[16] = {[10] = 0xff, [11] = 0xff};
+
+    return memcmp(a->ip, any, sizeof any) == 0 || (a->is_v6 && memcmp(a->ip, mapped, sizeof mapped) == 0);
+}
+
+/* Is it an address, in canonical form? */
+static bool address_canonical(const char *text, bool needs_port)
+{
+    struct address a;
+
+    return memchr(text, '\0', ADDRESS_TEXT_MAX) != NULL && address_parse(text, &a, NULL) == DUST_OK &&
+           strcmp(a.text, text) == 0 && (a.port != 0 || !needs_port);
+}
+
+/* ---- the file's content ---- */
+
+static bool member_valid(const struct member *m)
+{
+    return !vid_none(&m->cluster) && m->id != 0 && address_canonical(m->address, true) &&
+           address_canonical(m->bind, false) && m->page_size >= 512 && m->page_size <= 65536 &&
+           (m->page_size & (m->page_size - 1)) == 0 &&
+           (m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY) &&
+           (m->file_index == 0 || !vid_none(&m->file_version));
+}
+
+static void checksum(const char *text, size_t n, char hex[VID_HEX_SIZE])
+{
+    struct vid sum;
+
+    crypto_generichash(sum.b, sizeof sum.b, (const uint8_t *)text, n, NULL, 0);
+    vid_hex(&sum, hex);
+}
+
+/* Returns the number of bytes, less than FILE_MAX. */
+static size_t member_print(const struct member *m, char text[FILE_MAX])
+{
+    char hex[VID_HEX_SIZE];
+    int n;
+
+    n = snprintf(text, FILE_MAX,
+        "# dust: who this copy of the database is in its cluster. Do not change it, and do not use a\n"
+        "# copy of this folder as another member: two members with one identity damage the cluster.\n"
+        "format=%d\ncluster=%s\nid=%" PRIu64 "\naddress=%s\nbind=%s\npage_size=%u\nrole=%s\n",
+        FORMAT, vid_hex(&m->cluster, hex), m->id, m->address, m->bind, m->page_size,
+        m->role == MEMBER_VOTER ? "voter" : "standby");
+    if (!vid_none(&m->file_version)) {
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "file_version=%s\nfile_index=%" PRIu64 "\n",
+            vid_hex(&m->file_version, hex), m->file_index);
+    }
+    checksum(text, (size_t)n, hex);
+    n += snprintf(text + n, FILE_MAX - (size_t)n, "checksum=%s\n", hex);
+    return (size_t)n;
+}
+
+/* If the line at *p has this key, cut its value off as a string, move *p behind the line and return the
+ * value; else NULL, and nothing is changed. The text is NUL-terminated. */
+static char *take(char **p, const char *key)
+{
+    size_t n = strlen(key);
+    char *end = strchr(*p, '\n'), *value;
+
+    if (end == NULL || strncmp(*p, key, n) != 0 || (*p)[n] != '=') {
+        return NULL;
+    }
+    value = *p + n + 1;
+    *end = '\0';
+    *p = end + 1;
+    return value;
+}
+
+static bool take_number(char **p, const char *key, uint64_t *out)
+{
+    const char *text = take(p, key);
+    uint64_t v = 0;
+
+    if (text == NULL || *text == '\0' || (text[0] == '0' && text[1] != '\0')) {
+        return false;
+    }
+    for (; *text != '\0'; text++) {
+        unsigned digit = (unsigned)(*text - '0');
+
+        if (*text < '0' || *text > '9' || v > (UINT64_MAX - digit) / 10) {
+            return false;
+        }
+        v = v * 10 + digit;
+    }
+    *out = v;
+    return true;
+}
+
+static bool take_vid(char **p, const char *key, struct vid *out)
+{
+    const char *text = take(p, key);
+
+    return text != NULL && strlen(text) == VID_HEX_SIZE - 1 && vid_parse(out, text);
+}
+
+static bool take_address(char **p, const char *key, char out[ADDRESS_TEXT_MAX])
+{
+    const char *text = take(p, key);
+
+    if (text == NULL || strlen(text) >= ADDRESS_TEXT_MAX) {
+        return false;
+    }
+    memcpy(out, text, strlen(text) + 1);
+    return true;
+}
+
+/* The lines between the format and the checksum, which was right. Returns false if they are not as they
+ * should be. */
+static bool parse_lines(char *p, struct member *m)
+{
+    uint64_t page_size;
+    const char *role;
+
+    if (!take_vid(&p, "cluster", &m->cluster) || !take_number(&p, "id", &m->id) ||
+        !take_address(&p, "address", m->address) || !take_address(&p, "bind", m->bind) ||
+        !take_number(&p, "page_size", &page_size) || page_size > UINT32_MAX) {
+        return false;
+    }
+    m->page_size = (uint32_t)page_size;
+    role = take(&p, "role");
+    if (role == NULL || (strcmp(role, "voter") != 0 && strcmp(role, "standby") != 0)) {
+        return false;
+    }
+    m->role = role[0] == 'v' ? MEMBER_VOTER : MEMBER_STANDBY;
+    if (*p != '\0' && (!take_vid(&p, "file_version", &m->file_version) ||
+                          !take_number(&p, "file_index", &m->file_index) || vid_none(&m->file_version))) {
+        return false;
+    }
+    return *p == '\0' && member_valid(m);
+}
+
+/* Parse n bytes with a NUL behind them; they are changed. Returns DUST_OK, DUST_VERSION (*format says which)
+ * or DUST_CORRUPT (*why says why). */
+static int parse(char *text, size_t n, struct member *out, uint64_t *format, const char **why)
+{
+    struct member m = {.id = 0};
+    char sum[VID_HEX_SIZE], *p = text, *body, *last, *given;
+
+    *why = "it does not begin as such a file";
+    if (n == 0) {
+        *why = "it is empty";
+        return DUST_CORRUPT;
+    }
+    if (memchr(text, '\0', n) != NULL) {
+        return DUST_CORRUPT;
+    }
+    while (*p == '#') {
+        p = strchr(p, '\n');
+        if (p == NULL) {
+            *why = "it is cut short";
+            return DUST_CORRUPT;
+        }
+        p++;
+    }
+    body = p;
+    if (!take_number(&body, "format", format) || *format == 0) {
+        return DUST_CORRUPT;
+    }
+    if (*format > FORMAT) {
+        return DUST_VERSION;
+    }
+    body[-1] = '\n'; /* the checksum covers it */
+    *why = "it is cut short";
+    last = strstr(body, "checksum=");
+    if (last == NULL || last[-1] != '\n') {
+        return DUST_CORRUPT;
+    }
+    checksum(text, (size_t)(last - text), sum);
+    p = last;
+    given = take(&p, "checksum");
+    if (given == NULL) {
+        return DUST_CORRUPT;
+    }
+    *why = "it was changed, or has decayed: its checksum is wrong";
+    if (strcmp(given, sum) != 0 || *p != '\0') {
+        return DUST_CORRUPT;
+    }
+    *last = '\0';
+    *why = "a line in it is missing or has an impossible value";
+    if (!parse_lines(body, &m)) {
+        return DUST_CORRUPT;
+    }
+    *out = m;
+    return DUST_OK;
+}
+
+/* ---- the file ---- */
+
+/* A path as messages show it: its end, if it is long. */
+static const char *shown(const char *path)
+{
+    size_t n = strlen(path);
+
+    return n > NAME_MAX_SHOWN ? path + n - NAME_MAX_SHOWN : path;
+}
+
+static int make_path(char path[PATH_MAX], const char *dir, const char *name, struct err *e)
+{
+    if (snprintf(path, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX) {
+        return err_set(e, DUST_MISUSE, "the path of %s is too long", shown(dir));
+    }
+    return DUST_OK;
+}
+
+static ssize_t read_all(int fd, char *buf, size_t size)
+{
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t n = read(fd, buf + done, size - done);
+
+        if (n == 0) {
+            break;
+        }
+        if (n > 0) {
+            done += (size_t)n;
+        } else if (errno != EINTR) {
+            return -1;
+        }
+    }
+    return (ssize_t)done;
+}
+
+static int write_all(int fd, const char *buf, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, buf, size);
+
+        if (n >= 0) {
+            buf += n;
+            size -= (size_t)n;
+        } else if (errno != EINTR) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int member_load(const char *dir, struct member *out, struct err *e)
+{
+    char path[PATH_MAX], text[FILE_MAX + 1];
+    const char *why;
+    uint64_t format;
+    ssize_t n;
+    int fd, rv;
+
+    rv = make_path(path, dir, "member", e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* whatever lies there, do not hang on it */
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) {
+        return err_set(
+            e, DUST_NOTFOUND, "%s does not exist: this database is not a member of a cluster", shown(path));
+    }
+    if (fd < 0) {
+        return err_sys(e, errno, "cannot open %s", shown(path));
+    }
+    n = read_all(fd, text, sizeof text);
+    if (n < 0) {
+        rv = err_sys(e, errno, "cannot read %s", shown(path));
+        close(fd);
+        return rv;
+    }
+    close(fd);
+    why = "it is too long";
+    rv = DUST_CORRUPT;
+    if (n <= FILE_MAX) {
+        text[n] = '\0';
+        rv = parse(text, (size_t)n, out, &format, &why);
+    }
+    if (rv == DUST_VERSION) {
+        return err_set(e, DUST_VERSION,
+            "%s has format %" PRIu64
+            " and this dust knows formats up to %d: a newer dust wrote it; upgrade this one",
+            shown(path), format, FORMAT);
+    }
+    if (rv == DUST_CORRUPT) {
+        return err_set(e, DUST_CORRUPT,
+            "%s is damaged: %s. Put the original back; or remove this member at another one, delete its "
+            "folder and "
+            "app.db here, and join anew",
+            shown(path), why);
+    }
+    return rv;
+}
+
+static int sync_dir(const char *dir)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rv, saved;
+
+    if (fd < 0) {
+        return -1;
+    }
+    rv = fsync(fd);
+    saved = errno;
+    close(fd);
+    errno = saved;
+    return rv;
+}
+
+int member_save(const char *dir, const struct member *m, struct err *e)
+{
+    char path[PATH_MAX], fresh[PATH_MAX], text[FILE_MAX];
+    size_t n;
+    int fd, rv;
+
+    rv = make_path(path, dir, "member", e);
+    if (rv == DUST_OK) {
+        rv = make_path(fresh, dir, "member.new", e);
+    }
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    if (!member_valid(m)) {
+        return err_set(
+            e, DUST_MISUSE, "%s was not written: a value for it is missing or impossible", shown(path));
+    }
+    n = member_print(m, text);
+    unlink(fresh); /* left by a crash */
+    fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return err_sys(e, errno, "cannot create %s", shown(fresh));
+    }
+    if (fchmod(fd, 0600) != 0 || write_all(fd, text, n) != 0 || fsync(fd) != 0) {
+        rv = err_sys(e, errno, "cannot write %s", shown(fresh));
+        close(fd);
+        unlink(fresh);
+        return rv;
+    }
+    if (close(fd) != 0 || rename(fresh, path) != 0) {
+        rv = err_sys(e, errno, "cannot replace %s", shown(path));
+        unlink(fresh);
+        return rv;
+    }
+    if (sync_dir(dir) != 0) {
+        return err_sys(e, errno, "cannot flush the folder %s", shown(dir));
+    }
+    return DUST_OK;
+}

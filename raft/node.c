@@ -1,0 +1,656 @@
+/* The loop thread of one member: its start and end, the jobs that SQL threads hand to it, and its heartbeat.
+ *
+ * Order within one turn of the loop: messages and disk completions are handled as they come; `prepare`, just before the
+ * loop sleeps, looks at what has changed (state, term, commit index), proposes what was collected, and sends what is
+ * due. So all that arrived together is proposed together, and leaves in one message.
+ *
+ * Failure. A member whose log cannot be written latches itself dead (guard): it stops taking part, its writers get an
+ * error that says why, its readers go on. Starting again is the way back. */
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "raft/node_impl.h"
+#include "vfs/clock.h"
+
+#define CALL_TIMEOUT_MS 5000u
+
+/* ---- jobs ---- */
+
+void node_post(struct node *n, struct job *job)
+{
+    bool wake;
+
+    job->next = NULL;
+    pthread_mutex_lock(&n->mutex);
+    *n->jobs_tail = job;
+    n->jobs_tail = &job->next;
+    wake = !n->signalled && !n->loop_done;
+    n->signalled = true;
+    if (wake) {
+        uv_async_send(&n->async);
+    }
+    pthread_mutex_unlock(&n->mutex);
+}
+
+static void run_jobs(struct node *n)
+{
+    struct job *job, *next;
+
+    pthread_mutex_lock(&n->mutex);
+    job = n->jobs;
+    n->jobs = NULL;
+    n->jobs_tail = &n->jobs;
+    n->signalled = false;
+    pthread_mutex_unlock(&n->mutex);
+    for (; job != NULL; job = next) {
+        next = job->next;
+        job->run(n, job);
+    }
+}
+
+void node_defer(struct node *n, struct job *job)
+{
+    job->next = n->deferred;
+    n->deferred = job;
+}
+
+static void run_deferred(struct node *n)
+{
+    while (n->deferred != NULL) {
+        struct job *job = n->deferred;
+
+        n->deferred = job->next;
+        job->run(n, job);
+    }
+}
+
+static void on_async(uv_async_t *async)
+{
+    run_jobs(async->data);
+}
+
+struct call *call_new(struct node *n, void (*run)(struct node *n, struct job *job), uint32_t timeout_ms)
+{
+    struct call *c = calloc(1, sizeof *c);
+
+    (void)n;
+    if (c == NULL) {
+        return NULL;
+    }
+    c->commit = commit_new();
+    if (c->commit == NULL) {
+        free(c);
+        return NULL;
+    }
+    c->job.run = run;
+    c->deadline_ms = clock_ms() + timeout_ms;
+    return c;
+}
+
+void call_answer(struct call *c, int code, const char *text)
+{
+    struct commit *commit = c->commit;
+
+    commit_done(commit, code, text);
+}
+
+int call_wait(struct node *n, struct call *c, uint32_t timeout_ms, struct err *e)
+{
+    struct commit *commit = c->commit;
+    int rv;
+
+    node_post(n, &c->job);
+    /* The loop answers every call at its deadline at the latest; the rest is for a loop that is stuck. */
+    rv = commit_wait(commit, timeout_ms + 5000, e);
+    if (rv == DUST_AGAIN) {
+        return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
+    }
+    commit_unref(commit);
+    free(c);
+    return rv;
+}
+
+int call_for_list(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1, void **list,
+    unsigned *count, struct err *e)
+{
+    struct call *c = call_new(n, run, CALL_TIMEOUT_MS);
+    struct commit *commit;
+    int rv;
+
+    if (c == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    commit = c->commit;
+    c->arg[0] = a0;
+    c->arg[1] = a1;
+    node_post(n, &c->job);
+    rv = commit_wait(commit, CALL_TIMEOUT_MS, e);
+    if (rv == DUST_AGAIN) {
+        return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
+    }
+    if (rv == DUST_OK) {
+        *list = c->out[0];
+        *count = (unsigned)c->arg[0];
+    }
+    commit_unref(commit);
+    free(c);
+    return rv;
+}
+
+/* ---- state ---- */
+
+bool node_is_leader(const struct node *n)
+{
+    return n->running && !n->stopping && n->raft.state == RAFT_LEADER && !guard_dead(&n->io.guard);
+}
+
+raft_id node_leader(const struct node *n, const char **address)
+{
+    raft_id id = 0;
+    const char *a = NULL;
+
+    if (n->running && !n->stopping) {
+        raft_leader((struct raft *)&n->raft, &id, &a);
+    }
+    if (address != NULL) {
+        *address = a;
+    }
+    return a != NULL ? id : 0;
+}
+
+void node_set_up(struct node *n)
+{
+    pthread_mutex_lock(&n->mutex);
+    if (!n->up && n->state == NODE_STARTING) {
+        n->state = NODE_RUNNING;
+        n->up = true;
+        pthread_cond_broadcast(&n->cond);
+    }
+    pthread_mutex_unlock(&n->mutex);
+}
+
+void node_fail(struct node *n, const struct err *e)
+{
+    bool first;
+
+    pthread_mutex_lock(&n->mutex);
+    first = n->state == NODE_STARTING || n->state == NODE_RUNNING;
+    if (first) {
+        n->state = NODE_FAILED;
+        n->failure = *e;
+        n->up = true;
+        pthread_cond_broadcast(&n->cond);
+    }
+    pthread_mutex_unlock(&n->mutex);
+    if (first) {
+        report_err(&n->db->report, e);
+        turn_close(&n->db->turn);
+        submit_fail(n, DUST_UNKNOWN, e->text);
+        change_fail_calls(n, e->code, e->text);
+    }
+}
+
+/* Look at what libraft has come to. */
+static void watch(struct node *n)
+{
+    raft_id leader = node_leader(n, NULL);
+    struct err e;
+
+    if (!n->running || n->stopping) {
+        return;
+    }
+    if (guard_status(&n->io.guard, &e) != DUST_OK) {
+        node_fail(n, &e);
+        return;
+    }
+    if (n->raft.state == RAFT_UNAVAILABLE) {
+        err_set(&e, DUST_IO, "this member cannot go on: %s", raft_errmsg(&n->raft));
+        node_fail(n, &e);
+        return;
+    }
+    atomic_store(&n->stored, n->raft.last_stored);
+    if (n->raft.last_applied != n->seen_applied) {
+        n->seen_applied = n->raft.last_applied;
+        store_set_applied(n->db->store, n->raft.last_applied);
+    }
+    if (n->raft.current_term != n->seen_term || n->raft.state != n->seen_state || leader != n->seen_leader) {
+        n->seen_term = n->raft.current_term;
+        n->seen_state = n->raft.state;
+        n->seen_leader = leader;
+        submit_leader_changed(n);
+        grant_leader_changed(n);
+    }
+}
+
+static void on_prepare(uv_prepare_t *prepare)
+{
+    struct node *n = prepare->data;
+
+    watch(n);
+    if (n->running && !n->stopping) {
+        submit_flush(n);
+        watch(n);
+        grant_look(n);
+        io_tell_commit(n, false);
+    }
+    run_deferred(n);
+}
+
+/* ---- checkpoints in the background ---- */
+
+static void fold_run(uv_work_t *work)
+{
+    struct node *n = work->data;
+    struct err e;
+
+    if (database_checkpoint(n->db, NULL, &e) != DUST_OK && e.code != DUST_BUSY) {
+        report_err(&n->db->report, &e);
+    }
+}
+
+static void fold_done(uv_work_t *work, int status)
+{
+    struct node *n = work->data;
+
+    (void)status;
+    n->folding = false;
+    n->idle_since_ms = node_now(n);
+}
+
+/* Shortly after writes stop. */
+static void fold_when_idle(struct node *n)
+{
+    struct store_stats st;
+    uint64_t now = node_now(n);
+
+    if (n->folding || n->ticks % 16 != 0 || !n->running || n->stopping) {
+        return;
+    }
+    store_stats(n->db->store, &st);
+    if (st.agreed_seq == st.base_seq || st.agreed_seq != n->fsm.seen_seq) {
+        n->fsm.seen_seq = st.agreed_seq; /* it has changed since the last look */
+        n->idle_since_ms = now;
+        return;
+    }
+    if (now - n->idle_since_ms >= 1000 && n->raft.last_stored >= n->raft.last_applied) {
+        n->folding = true;
+        n->fold_work.data = n;
+        if (uv_queue_work(&n->loop, &n->fold_work, fold_run, fold_done) != 0) {
+            n->folding = false;
+        }
+    }
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct node *n = timer->data;
+
+    n->ticks++;
+    if (n->stopping) {
+        return;
+    }
+    if (n->change.joining) {
+        change_join_tick(n);
+    }
+    if (n->running) {
+        watch(n);
+        submit_tick(n);
+        grant_tick(n);
+        fsm_tick(n);
+        fold_when_idle(n);
+    }
+    change_tick(n);
+    transfer_tick(n);
+}
+
+/* ---- start ---- */
+
+int node_begin_raft(struct node *n, struct err *e)
+{
+    struct raft_configuration conf;
+    int rv;
+
+    rv = io_init(n, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    fsm_init(n);
+    snprintf(n->address, sizeof n->address, "%s", n->self.address);
+    rv = raft_init(&n->raft, &n->io.raft_io, &n->fsm.raft_fsm, n->self.id, n->address);
+    if (rv != 0) {
+        return err_set(e, rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? DUST_CORRUPT : DUST_IO,
+            "the log in %s/raft cannot be opened: %s", n->db->dir, raft_errmsg(&n->raft));
+    }
+    n->raft_open = true;
+    guard_init(&n->io.guard, &n->raft);
+    raft_set_election_timeout(&n->raft, n->opt.election_ms);
+    raft_set_heartbeat_timeout(&n->raft, n->opt.election_ms / 10 > 0 ? n->opt.election_ms / 10 : 1);
+    raft_set_install_snapshot_timeout(&n->raft, 5 * n->opt.election_ms);
+    /* The first snapshot of a new cluster is taken at once and leaves out entry 1: what the database held at the start
+     * is in no log, so whoever joins has to begin with a snapshot. Trailing is never 0: to libraft's storage that means
+     * a snapshot installed, and it would count the next entries from there. */
+    raft_set_snapshot_threshold(&n->raft, n->opt.mode == NODE_BOOTSTRAP ? 2 : 1u << 16);
+    raft_set_snapshot_trailing(&n->raft, n->opt.mode == NODE_BOOTSTRAP ? 1 : 2048);
+    raft_set_pre_vote(&n->raft, true);
+    raft_set_max_catch_up_rounds(&n->raft, 1000);
+    raft_set_max_catch_up_round_duration(&n->raft, 600000);
+    if (n->opt.mode == NODE_BOOTSTRAP) {
+        raft_configuration_init(&conf);
+        rv = raft_configuration_add(&conf, n->self.id, n->address, RAFT_VOTER);
+        if (rv == 0) {
+            rv = raft_bootstrap(&n->raft, &conf);
+        }
+        raft_configuration_close(&conf);
+        if (rv != 0) {
+            return err_set(e, rv == RAFT_CANTBOOTSTRAP ? DUST_EXISTS : DUST_IO, "cannot begin a log in %s/raft: %s",
+                n->db->dir, raft_errmsg(&n->raft));
+        }
+    }
+    rv = raft_start(&n->raft);
+    if (rv != 0 && n->io.load_err.code != DUST_OK) {
+        *e = n->io.load_err;
+        return e->code;
+    }
+    if (rv != 0) {
+        return err_set(e, rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? DUST_CORRUPT : DUST_IO,
+            "the log in %s/raft cannot be read: %s (if other members are well: remove this one there, delete its files "
+            "here, and join anew)",
+            n->db->dir, raft_errmsg(&n->raft));
+    }
+    store_set_applied(n->db->store, n->fsm.skip_until);
+    n->running = true;
+    watch(n);
+    return DUST_OK;
+}
+
+static void close_handle(uv_handle_t *h, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(h)) {
+        uv_close(h, NULL);
+    }
+}
+
+static void peers_closed(void *arg)
+{
+    struct node *n = arg;
+
+    n->peers = NULL;
+    close_handle((uv_handle_t *)&n->async, NULL);
+    close_handle((uv_handle_t *)&n->timer, NULL);
+    close_handle((uv_handle_t *)&n->notice, NULL);
+    close_handle((uv_handle_t *)&n->prepare, NULL);
+}
+
+static void raft_has_closed(struct raft *r)
+{
+    struct node *n = r->data;
+
+    n->raft_closed = true;
+}
+
+/* From here on nothing new is begun; the loop ends when all handles are closed. */
+static void shut_down(struct node *n)
+{
+    if (n->stopping) {
+        return;
+    }
+    n->stopping = true;
+    turn_close(&n->db->turn);
+    submit_fail(n, DUST_UNKNOWN, "this member was stopped before the cluster had answered");
+    change_fail_calls(n, DUST_CLOSED, "this member is shutting down");
+    transfer_deinit(n);
+    if (n->raft_open) {
+        n->raft.data = n;
+        guard_deinit(&n->io.guard);
+        raft_close(&n->raft, raft_has_closed);
+    }
+    if (n->peers != NULL) {
+        peers_close(n->peers, peers_closed, n);
+    } else {
+        peers_closed(n);
+    }
+}
+
+static int start_on_loop(struct node *n, struct err *e)
+{
+    struct peers_options po = {.bind = n->self.bind, .recv = io_receive, .ctx = n};
+    int rv;
+
+    uv_async_init(&n->loop, &n->async, on_async);
+    uv_timer_init(&n->loop, &n->timer);
+    uv_timer_init(&n->loop, &n->notice);
+    uv_prepare_init(&n->loop, &n->prepare);
+    n->async.data = n->timer.data = n->prepare.data = n->notice.data = n;
+    rv = peers_open(&n->peers, &n->loop, &po, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    if (n->opt.mode != NODE_RESUME) {
+        snprintf(n->self.bind, sizeof n->self.bind, "%s", peers_bound_address(n->peers));
+        if (n->self.address[0] == '\0') { /* not told to advertise another one */
+            snprintf(n->self.address, sizeof n->self.address, "%s", n->self.bind);
+        }
+    }
+    snprintf(n->address, sizeof n->address, "%s", n->self.address);
+    uv_prepare_start(&n->prepare, on_prepare);
+    uv_timer_start(&n->timer, on_timer, TICK_MS, TICK_MS);
+    if (n->opt.mode == NODE_JOIN) {
+        n->change.joining = true;
+        change_join_tick(n);
+        return DUST_OK;
+    }
+    if (n->opt.mode == NODE_BOOTSTRAP) {
+        rv = member_save(n->db->dir, &n->self, e);
+        if (rv != DUST_OK) {
+            return rv;
+        }
+    }
+    rv = node_begin_raft(n, e);
+    if (rv == DUST_OK) {
+        node_set_up(n);
+    }
+    return rv;
+}
+
+static void *loop_thread(void *arg)
+{
+    struct node *n = arg;
+    struct err e;
+
+    if (start_on_loop(n, &e) != DUST_OK) {
+        node_fail(n, &e);
+        shut_down(n);
+    }
+    uv_run(&n->loop, UV_RUN_DEFAULT);
+    io_close_done(n);
+    uv_loop_close(&n->loop);
+    pthread_mutex_lock(&n->mutex);
+    n->loop_done = true;
+    if (n->state != NODE_FAILED) {
+        n->state = NODE_STOPPED;
+    }
+    n->up = true;
+    pthread_cond_broadcast(&n->cond);
+    pthread_mutex_unlock(&n->mutex);
+    return NULL;
+}
+
+static int confirm_read(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e)
+{
+    struct node *n = ctx;
+
+    if (consistency == CONSISTENCY_FRESH) {
+        uint64_t heard = n->grant.beacon_ms, now = clock_ms();
+
+        if (heard == 0 || now - heard > (freshness_ms != 0 ? freshness_ms : 1000)) {
+            return err_set(e, DUST_NOLEADER, "the leader was not heard from for %u ms",
+                freshness_ms != 0 ? freshness_ms : 1000);
+        }
+        if (atomic_load(&n->db->caught_up)) {
+            return DUST_OK;
+        }
+    }
+    return node_catch_up(n, timeout_ms, e);
+}
+
+static void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit);
+
+static void turn_changed(void *ctx)
+{
+    grant_poke(ctx);
+}
+
+static void node_free(struct node *n)
+{
+    submit_deinit(n);
+    fsm_deinit(n);
+    pthread_cond_destroy(&n->cond);
+    pthread_mutex_destroy(&n->mutex);
+    free(n);
+}
+
+int node_start(struct node **out, struct database *db, const struct node_options *opt, struct err *e)
+{
+    struct node *n = calloc(1, sizeof *n);
+    int rv;
+
+    if (n == NULL || sodium_init() < 0) {
+        free(n);
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    n->db = db;
+    n->opt = *opt;
+    n->self = opt->self;
+    n->jobs_tail = &n->jobs;
+    randombytes_buf(&n->boot, sizeof n->boot);
+    randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
+    db->origin = n->self.id;
+    pthread_mutex_init(&n->mutex, NULL);
+    cond_init_monotonic(&n->cond);
+    rv = submit_init(n, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    if (uv_loop_init(&n->loop) != 0) {
+        rv = err_set(e, DUST_NOMEM, "cannot make an event loop");
+        goto fail;
+    }
+    db->rep = (struct replicator){.ctx = n, .submit = submit_from_sql, .confirm_read = confirm_read,
+        .turn_changed = turn_changed};
+    if (pthread_create(&n->thread, NULL, loop_thread, n) != 0) {
+        uv_loop_close(&n->loop);
+        rv = err_set(e, DUST_NOMEM, "cannot start a thread");
+        goto fail;
+    }
+    pthread_mutex_lock(&n->mutex);
+    while (!n->up) {
+        pthread_cond_wait(&n->cond, &n->mutex);
+    }
+    if (n->state == NODE_FAILED) {
+        if (e != NULL) {
+            *e = n->failure;
+        }
+        rv = n->failure.code;
+    }
+    pthread_mutex_unlock(&n->mutex);
+    if (rv != DUST_OK) {
+        node_stop(n);
+        db->rep = (struct replicator){0};
+        return rv;
+    }
+    *out = n;
+    return DUST_OK;
+
+fail:
+    db->rep = (struct replicator){0};
+    node_free(n);
+    return rv;
+}
+
+static void stop_run(struct node *n, struct job *job)
+{
+    free(job);
+    shut_down(n);
+}
+
+void node_stop(struct node *n)
+{
+    struct job *job;
+
+    if (n == NULL) {
+        return;
+    }
+    job = calloc(1, sizeof *job);
+    while (job == NULL) {
+        job = calloc(1, sizeof *job);
+    }
+    pthread_mutex_lock(&n->mutex);
+    if (n->state == NODE_RUNNING) {
+        n->state = NODE_STOPPING;
+    }
+    pthread_mutex_unlock(&n->mutex);
+    job->run = stop_run;
+    node_post(n, job);
+    pthread_join(n->thread, NULL);
+    for (struct job *j = n->jobs, *next; j != NULL; j = next) {
+        next = j->next;
+        j->run(n, j); /* every job knows a node that has stopped */
+    }
+    node_free(n);
+}
+
+/* ---- submitting: SQL threads ---- */
+
+static void submit_run(struct node *n, struct job *job)
+{
+    struct inflight *f = (struct inflight *)job;
+    struct inflight **p = &n->submit.first;
+    struct vid id;
+
+    if (n->stopping || n->state == NODE_FAILED) {
+        commit_done(f->commit, DUST_UNKNOWN, n->failure.code != DUST_OK ? n->failure.text : "this member was stopped");
+        sealed_free(f->sealed);
+        free(f);
+        return;
+    }
+    if (!store_id_of(n->db->store, f->seq, &id)) {
+        atomic_fetch_sub(&n->submit.count, 1); /* voided while the job waited */
+        commit_done(f->commit, DUST_VOID, NULL);
+        sealed_free(f->sealed);
+        free(f);
+        return;
+    }
+    while (*p != NULL && (*p)->seq < f->seq) {
+        p = &(*p)->next;
+    }
+    f->next = *p;
+    *p = f;
+    submit_pump(n);
+}
+
+static void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit)
+{
+    struct node *n = ctx;
+    struct inflight *f = calloc(1, sizeof *f);
+
+    if (f == NULL) {
+        /* The version stays on the head; the next election of this process's will find it unknown. */
+        sealed_free(sealed);
+        commit_done(commit, DUST_UNKNOWN, "out of memory");
+        return;
+    }
+    f->job.run = submit_run;
+    f->node = n;
+    f->sealed = sealed;
+    f->id = v->id;
+    f->parent = v->parent;
+    f->seq = v->seq;
+    f->commit = commit;
+    atomic_fetch_add(&n->submit.count, 1);
+    node_post(n, &f->job);
+}

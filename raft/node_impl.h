@@ -1,0 +1,344 @@
+/* node_impl - the parts of a node, one struct for each file that owns it. Only for raft/. All of it belongs to the loop
+ * thread unless a comment says otherwise. */
+#ifndef DUST_RAFT_NODE_IMPL_H
+#define DUST_RAFT_NODE_IMPL_H
+
+#include <pthread.h>
+#include <raft.h>
+#include <raft/uv.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "raft/guard.h"
+#include "raft/member.h"
+#include "raft/node.h"
+#include "raft/peer.h"
+#include "raft/wire.h"
+#include "vfs/entry.h"
+#include "vfs/txn.h"
+
+#define TICK_MS 20u
+#define BEACON_MS 100u
+#define RESEND_MS 300u
+#define SLICE_MS 20u       /* how long a member keeps the turn when another one wants it */
+#define GATHER_MS 1000u    /* how long a new leader waits to hear what is in flight */
+#define MAX_MEMBERS 32     /* in one cluster */
+#define PROPOSED_MAX 4096  /* transactions of the leader's that are remembered as proposed; a power of two */
+#define PARTS_AHEAD 8      /* parts of a large transaction on their way at a time */
+
+struct node;
+
+/* Work for the loop thread. Made by any thread, run and freed (or answered) by the loop. */
+struct job {
+    struct job *next;
+    void (*run)(struct node *n, struct job *job);
+};
+
+/* A call from an SQL thread that waits for its answer: a job and a commit (the meeting point). */
+struct call {
+    struct job job;
+    struct commit *commit;
+    struct call *next; /* where it waits */
+    uint64_t arg[2];
+    uint64_t req;
+    uint64_t deadline_ms;
+    void *out[2];
+};
+
+/* ---- io.c: raft_io over libraft's disk and our peers ---- */
+struct io {
+    struct raft_io raft_io;
+    struct raft_uv_transport transport;
+    bool raft_io_open;
+    struct guard guard;
+    raft_io_tick_cb tick;
+    raft_io_recv_cb recv;
+    raft_io_close_cb closed; /* libraft's, called once after the loop has drained */
+    int (*load)(struct raft_io *, raft_term *, raft_id *, struct raft_snapshot **, raft_index *, struct raft_entry *[],
+        size_t *);
+    struct err load_err; /* why load has failed, if we know better than libraft */
+    int (*start)(struct raft_io *, unsigned, raft_io_tick_cb, raft_io_recv_cb);
+    int (*append)(struct raft_io *, struct raft_io_append *, const struct raft_entry *, unsigned, raft_io_append_cb);
+    int (*snapshot_put)(struct raft_io *, unsigned, struct raft_io_snapshot_put *, const struct raft_snapshot *,
+        raft_io_snapshot_put_cb);
+    void (*close)(struct raft_io *, raft_io_close_cb);
+    int (*set_term)(struct raft_io *, raft_term);
+    int (*set_vote)(struct raft_io *, raft_id);
+    struct {
+        raft_id id;
+        raft_index told; /* the commit index last told to this member */
+    } told[MAX_MEMBERS];
+    struct append_req *kept; /* withheld by the guard, newest first */
+    struct put_req *kept_put;
+};
+
+/* ---- fsm.c: what agreed entries do ---- */
+struct fsm {
+    struct raft_fsm raft_fsm;
+    raft_index skip_until; /* entries up to here are in app.db already */
+    /* A transaction in parts, being put together. */
+    bool assembling, own; /* own: it is the oldest speculative version, whose pages are here */
+    struct vid id, parent;
+    uint32_t next_part, n_pages;
+    struct txn txn;
+    struct entry_check check;
+    uint32_t slot;
+    struct snap snap; /* of the parent, while pages are decoded */
+    bool has_slot;
+    uint64_t log_bytes; /* applied since the last snapshot */
+    uint64_t snapshot_log_bytes; /* of these, up to the snapshot that is being taken */
+    uint64_t seen_seq; /* agreed version at the last look for idleness */
+    uint64_t urgent; /* members whose transactions were applied in this turn of the loop */
+};
+
+/* ---- submit.c: this member's transactions on their way, and the leader's side of it ---- */
+struct inflight {
+    struct job job;
+    struct inflight *next;
+    struct node *node;
+    struct sealed *sealed;
+    struct vid id, parent;
+    uint64_t seq;
+    struct commit *commit;
+    uint32_t sent, applied; /* parts */
+};
+
+struct submit {
+    struct inflight *first, *last; /* in the order of staging */
+    _Atomic unsigned count;        /* any thread reads */
+    uint64_t sent_at_ms;           /* when something was last sent or applied */
+    uint64_t nack_until_ms;
+    /* as the leader */
+    bool ready; /* every entry of earlier terms is applied */
+    raft_term ready_term, barrier_term;
+    struct vid tail; /* the last transaction proposed */
+    struct vid *proposed; /* ring of ids proposed and not yet applied (or long ago) */
+    unsigned n_proposed;
+    struct vid stream;    /* a transaction whose parts are being proposed */
+    uint32_t stream_next; /* 0: none */
+    struct raft_buffer *batch;
+    unsigned n_batch, room;
+    size_t batch_bytes;
+    uint64_t outstanding; /* bytes proposed and not applied */
+};
+
+/* ---- grant.c: the turn between members ---- */
+struct wish {
+    raft_id id;
+    bool wants;
+    unsigned active; /* transactions in flight */
+    bool reported;   /* in this term */
+    uint64_t since;  /* order of asking */
+    uint64_t held;   /* number of the grant it says it holds */
+    uint64_t heard_ms;
+};
+
+struct grant {
+    /* as a member */
+    raft_term term; /* of the leader that the rest is about */
+    bool leader_ready;
+    uint64_t number;  /* of the grant that we hold, 0 for none */
+    uint64_t offered; /* a grant that waits for its base version to be the head */
+    struct vid base;
+    bool recalled;
+    bool told_want;
+    _Atomic uint64_t beacon_ms; /* when the leader was last heard; any thread reads */
+    uint64_t leader_commit;
+    _Atomic bool poke; /* set by any thread: look at the turn */
+    /* as the leader */
+    raft_id holder; /* 0: nobody */
+    uint64_t last_number;
+    uint64_t granted_ms, recalled_ms, sent_ms;
+    bool recalling;
+    bool released;         /* the holder gave it back with `release_tail`, which is not ours yet */
+    struct vid release_tail;
+    uint64_t gather_until_ms;
+    struct wish wish[MAX_MEMBERS];
+    uint64_t order;
+};
+
+/* ---- change.c: membership, and questions to the leader ---- */
+
+/* Somebody who waits for an answer: a call of this process, or a member (or joiner) elsewhere. */
+struct asker {
+    struct call *call; /* NULL: elsewhere */
+    raft_id from;
+    uint64_t req;
+    char address[ADDRESS_TEXT_MAX];
+};
+
+struct index_round {
+    struct asker *askers;
+    unsigned n, room;
+};
+
+struct change {
+    struct call *calls; /* asked the leader elsewhere, waiting for its answer */
+    uint64_t last_req;
+    /* as the leader: one change at a time */
+    bool busy;
+    int what; /* enum node_change, or CHANGE_JOIN */
+    raft_id subject;
+    struct asker asker;
+    struct raft_change req;
+    struct raft_transfer transfer;
+    char joiner[ADDRESS_TEXT_MAX];
+    uint64_t joiner_boot;
+    struct {
+        char address[ADDRESS_TEXT_MAX];
+        uint64_t boot;
+        raft_id id;
+    } joined[MAX_MEMBERS]; /* answers to repeat when a joiner asks again */
+    unsigned n_joined;
+    struct index_round asking, asked; /* the next and the current round of "which index is committed?" */
+    /* as a joiner */
+    bool joining;
+    unsigned ask;
+    uint64_t asked_ms, joined_ms;
+    struct err join_err; /* the last refusal, for the message when time is up */
+    raft_index join_index; /* what was committed when we were taken in */
+    /* as a member that is to become a voter */
+    bool promoting;
+};
+
+/* ---- transfer.c: pages for a member that is too far behind ---- */
+struct transfer;
+
+struct node {
+    struct database *db;
+    struct node_options opt;
+    struct member self;
+    char address[ADDRESS_TEXT_MAX]; /* ours, as others know it */
+    uint64_t boot;                  /* random, of this start */
+
+    pthread_t thread;
+    uv_loop_t loop;
+    uv_async_t async;
+    uv_timer_t timer;
+    uv_prepare_t prepare;
+    uv_timer_t notice; /* tell followers the commit index when nothing else does */
+
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    struct job *jobs, **jobs_tail; /* under mutex */
+    bool signalled;                /* under mutex: the loop knows that there are jobs */
+    struct job *deferred;          /* to be run before the loop sleeps */
+    enum { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED } state; /* under mutex */
+    struct err failure;                                                                  /* under mutex */
+    bool up;        /* under mutex: node_start may return */
+    bool loop_done; /* under mutex */
+
+    struct raft raft;
+    bool raft_open; /* raft_init done */
+    bool running;   /* raft_start done */
+    bool stopping;
+    bool raft_closed;
+    raft_term seen_term;
+    int seen_state;
+    raft_id seen_leader;
+    raft_index seen_applied;
+    uint64_t ticks;
+
+    struct peers *peers;
+    struct io io;
+    struct fsm fsm;
+    struct submit submit;
+    struct grant grant;
+    struct change change;
+    struct transfer *transfer;
+    uv_work_t fold_work;
+    bool folding;
+    uint64_t idle_since_ms;
+    _Atomic uint64_t stored;
+};
+
+enum note_kind {
+    NOTE_SUBMIT = 1,  /* id0 = transaction, num0 = part; data = the entry */
+    NOTE_REFUSED,     /* id0 = transaction, id1 = the leader's tail */
+    NOTE_TURN_STATE,  /* see grant.c */
+    NOTE_TURN_WISH,   /* see grant.c */
+    NOTE_JOIN,        /* text = address of the joiner, num0 = its boot nonce, num1 = standby */
+    NOTE_JOIN_REPLY,  /* code, text = reason; num0 id, num1 page size, data = cluster id */
+    NOTE_CHANGE,      /* num0 what, num1 member */
+    NOTE_CHANGE_REPLY, /* code, text */
+    NOTE_FETCH,       /* see transfer.c */
+    NOTE_FETCH_REPLY,
+    NOTE_INDEX,       /* which index is committed by now? */
+    NOTE_INDEX_REPLY, /* num0 */
+    NOTE_REMOVED,     /* you are not a member */
+};
+
+static inline uint64_t node_now(const struct node *n)
+{
+    return uv_now(&n->loop);
+}
+
+/* node.c */
+void node_post(struct node *n, struct job *job); /* any thread */
+void node_defer(struct node *n, struct job *job); /* run it before the loop sleeps; loop thread only */
+void node_fail(struct node *n, const struct err *e);
+void node_set_up(struct node *n);
+bool node_is_leader(const struct node *n);
+raft_id node_leader(const struct node *n, const char **address);
+struct call *call_new(struct node *n, void (*run)(struct node *n, struct job *job), uint32_t timeout_ms);
+int call_wait(struct node *n, struct call *c, uint32_t timeout_ms, struct err *e); /* posts it; frees it */
+void call_answer(struct call *c, int code, const char *text);
+/* A call whose answer is a list in out[0] of arg[0] elements. */
+int call_for_list(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1, void **list,
+    unsigned *count, struct err *e);
+int node_begin_raft(struct node *n, struct err *e);
+
+/* io.c */
+int io_init(struct node *n, struct err *e);
+void io_close_done(struct node *n);
+void io_deliver(struct node *n, struct raft_message *m);
+void io_receive(void *ctx, void *data, size_t len);
+void io_note(struct node *n, const char *address, raft_id to, const struct note *note);
+void io_tell_commit(struct node *n, bool everybody);
+
+/* fsm.c */
+void fsm_init(struct node *n);
+void fsm_deinit(struct node *n);
+void fsm_tick(struct node *n); /* adapts when the next snapshot is taken */
+int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_index start,
+    const struct raft_entry *entries, size_t n_entries, struct err *e);
+void fsm_adopt(struct node *n, const struct head_info *head); /* app.db was replaced by a transfer */
+
+/* submit.c */
+int submit_init(struct node *n, struct err *e);
+void submit_deinit(struct node *n);
+void submit_pump(struct node *n);
+void submit_again(struct node *n); /* send everything once more: a new leader, or a loss */
+void submit_flush(struct node *n);
+void submit_received(struct node *n, const struct wire_head *from, const struct note *note);
+void submit_refused(struct node *n, const struct note *note);
+void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last, size_t bytes);
+void submit_void(struct node *n); /* the speculative versions are gone */
+void submit_fail(struct node *n, int code, const char *text);
+void submit_leader_changed(struct node *n);
+void submit_tick(struct node *n);
+void submit_tail(struct node *n, struct vid *tail); /* of this member's own chain */
+
+/* grant.c */
+void grant_poke(struct node *n); /* any thread */
+void grant_look(struct node *n);
+void grant_tick(struct node *n);
+void grant_leader_changed(struct node *n);
+void grant_ready(struct node *n);
+void grant_state(struct node *n, const struct wire_head *from, const struct note *note);
+void grant_wish(struct node *n, raft_id from, const struct note *note);
+uint64_t grant_awaited(struct node *n); /* member that waits for its base version, 0 for none */
+
+/* change.c */
+void change_join_tick(struct node *n);
+void change_received(struct node *n, const struct wire_head *from, const struct note *note);
+void change_tick(struct node *n);
+void change_fail_calls(struct node *n, int code, const char *text);
+
+/* transfer.c */
+bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address); /* takes m if true */
+void transfer_received(struct node *n, const struct wire_head *from, const struct note *note);
+void transfer_tick(struct node *n);
+void transfer_deinit(struct node *n);
+
+#endif

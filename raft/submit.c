@@ -1,0 +1,397 @@
+/* Transactions on their way into the log.
+ *
+ * At the member where it was written, a transaction is in the list of those in flight, in the order of staging, from
+ * the moment it is sealed until it is applied (agreed) or voided. Its parts go to the leader in order; a message may be
+ * lost, a leader may change: then everything in flight is sent again, which is safe because an entry takes effect only
+ * on its parent (DESIGN.md, section 2, rule 3) and the leader knows what it has proposed already.
+ *
+ * The leader proposes a transaction only if its parent is the tail: the last one it has proposed or, with nothing on
+ * its way, the head. So in one leader's log each transaction stands behind its parent, and void entries appear only
+ * where terms meet. One that does not fit is refused, with the tail, and its origin sends again from the oldest in
+ * flight; whether it is void its origin learns from its own log, never from the leader.
+ *
+ * A leader takes transactions once it has applied everything of earlier terms (`ready`: a barrier of its own term has
+ * been applied); its tail then is its head.
+ *
+ *   in flight:  staged ──sent──▶ proposed ──majority──▶ applied: commit_done(OK)
+ *                 ▲  └──refused / new leader / nothing heard──┘ │
+ *                 └──────────────────────────────────────────────┘   head moved to something else: commit_done(VOID)
+ *
+ * Large ones: at most PARTS_AHEAD parts beyond those applied are on their way, so that heartbeats and other
+ * messages find room. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "raft/node_impl.h"
+
+#define BATCH_BYTES ((size_t)4 << 20)
+
+struct apply_req {
+    struct raft_apply req;
+    struct node *node;
+    size_t bytes;
+};
+
+int submit_init(struct node *n, struct err *e)
+{
+    n->submit.proposed = calloc(PROPOSED_MAX, sizeof *n->submit.proposed);
+    return n->submit.proposed != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+}
+
+static void drop_batch(struct node *n)
+{
+    for (unsigned i = 0; i < n->submit.n_batch; i++) {
+        raft_free(n->submit.batch[i].base);
+    }
+    n->submit.n_batch = 0;
+    n->submit.batch_bytes = 0;
+}
+
+void submit_deinit(struct node *n)
+{
+    drop_batch(n);
+    free(n->submit.batch);
+    free(n->submit.proposed);
+}
+
+/* ---- the leader's side ---- */
+
+/* What the leader has proposed lately, so that a second copy is not mistaken for a misfit. A ring: an old id may be
+ * forgotten, which costs its origin one more message. */
+static bool was_proposed(const struct submit *s, const struct vid *id)
+{
+    unsigned n = s->n_proposed < PROPOSED_MAX ? s->n_proposed : PROPOSED_MAX;
+
+    for (unsigned i = 1; i <= n && i <= 256; i++) {
+        if (vid_equal(&s->proposed[(s->n_proposed - i) % PROPOSED_MAX], id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int add_to_batch(struct node *n, const void *data, size_t len)
+{
+    struct submit *s = &n->submit;
+    void *copy;
+
+    if (s->n_batch == s->room) {
+        unsigned more = s->room == 0 ? 64 : s->room * 2;
+        struct raft_buffer *b = realloc(s->batch, more * sizeof *b);
+
+        if (b == NULL) {
+            return DUST_NOMEM;
+        }
+        s->batch = b;
+        s->room = more;
+    }
+    copy = raft_malloc(len);
+    if (copy == NULL) {
+        return DUST_NOMEM;
+    }
+    memcpy(copy, data, len);
+    s->batch[s->n_batch++] = (struct raft_buffer){.base = copy, .len = len};
+    return DUST_OK;
+}
+
+enum offer { OFFER_TAKEN, OFFER_KNOWN, OFFER_REFUSED };
+
+/* One part of a transaction for the log. */
+static enum offer offer(struct node *n, const void *data, size_t len, const struct entry *entry)
+{
+    struct submit *s = &n->submit;
+
+    if (!s->ready) {
+        return OFFER_REFUSED;
+    }
+    if (s->stream_next != 0 && vid_equal(&s->stream, &entry->id)) {
+        if (entry->part < s->stream_next) {
+            return OFFER_KNOWN;
+        }
+        if (entry->part > s->stream_next) {
+            return OFFER_REFUSED;
+        }
+    } else if (was_proposed(s, &entry->id)) {
+        return OFFER_KNOWN;
+    } else if (entry->part != 0 || !vid_equal(&entry->parent, &s->tail)) {
+        return OFFER_REFUSED;
+    }
+    if (s->batch_bytes + len > BATCH_BYTES) {
+        submit_flush(n); /* libraft's storage takes no batch over a segment, 8 MiB */
+        if (!s->ready) {
+            return OFFER_REFUSED;
+        }
+    }
+    if (add_to_batch(n, data, len) != DUST_OK) {
+        return OFFER_REFUSED;
+    }
+    s->batch_bytes += len;
+    s->stream_next = entry->last ? 0 : entry->part + 1;
+    s->stream = entry->id;
+    if (entry->last) {
+        s->tail = entry->id;
+        s->proposed[s->n_proposed++ % PROPOSED_MAX] = entry->id;
+    }
+    return OFFER_TAKEN;
+}
+
+static void on_applied(struct raft_apply *req, int status, void *result)
+{
+    struct apply_req *a = (struct apply_req *)req;
+
+    (void)result;
+    (void)status; /* what was lost is sent again by its origin */
+    a->node->submit.outstanding -= a->bytes;
+    free(a);
+}
+
+/* Propose what was collected in this turn of the loop, in one go. */
+void submit_flush(struct node *n)
+{
+    struct submit *s = &n->submit;
+    struct apply_req *a;
+    int rv = RAFT_NOMEM;
+
+    if (s->n_batch == 0) {
+        return;
+    }
+    a = calloc(1, sizeof *a);
+    if (a != NULL && node_is_leader(n)) {
+        a->node = n;
+        for (unsigned i = 0; i < s->n_batch; i++) {
+            a->bytes += s->batch[i].len;
+        }
+        rv = raft_apply(&n->raft, &a->req, s->batch, s->n_batch, on_applied);
+    }
+    if (rv == 0) {
+        s->outstanding += a->bytes;
+        s->n_batch = 0;
+        s->batch_bytes = 0;
+        return;
+    }
+    free(a);
+    drop_batch(n);
+    s->ready = false; /* the tail is wrong now: begin again behind a barrier */
+    s->barrier_term = 0;
+    submit_leader_changed(n);
+}
+
+void submit_received(struct node *n, const struct wire_head *from, const struct note *note)
+{
+    struct note no = {.kind = NOTE_REFUSED};
+    struct entry entry;
+    struct err e;
+
+    if (entry_decode(note->data, note->data_len, &entry, &e) != DUST_OK) {
+        report(&n->db->report, e.code, "a transaction from member %llu was ignored: %s",
+            (unsigned long long)from->from, e.text);
+        return;
+    }
+    if (!node_is_leader(n) || offer(n, note->data, note->data_len, &entry) == OFFER_REFUSED) {
+        no.id[0] = entry.id;
+        no.id[1] = n->submit.tail;
+        no.term = n->raft.current_term;
+        no.num[0] = n->submit.ready;
+        io_note(n, from->address, from->from, &no);
+    }
+}
+
+static void on_barrier(struct raft_barrier *req, int status)
+{
+    struct node *n = req->data;
+    struct submit *s = &n->submit;
+    struct head_info head;
+
+    free(req);
+    if (status != 0 || !node_is_leader(n) || s->barrier_term != n->raft.current_term) {
+        return;
+    }
+    store_agreed(n->db->store, &head);
+    s->ready = true;
+    s->ready_term = n->raft.current_term;
+    s->tail = head.id;
+    s->stream_next = 0;
+    s->n_proposed = 0;
+    grant_ready(n);
+    submit_again(n);
+}
+
+void submit_leader_changed(struct node *n)
+{
+    struct submit *s = &n->submit;
+    struct raft_barrier *req;
+
+    if (!node_is_leader(n)) {
+        s->ready = false;
+        s->barrier_term = 0;
+        drop_batch(n);
+        for (struct inflight *f = s->first; f != NULL; f = f->next) {
+            f->sent = 0;
+        }
+        return;
+    }
+    if (s->barrier_term == n->raft.current_term) {
+        return;
+    }
+    s->ready = false;
+    req = calloc(1, sizeof *req);
+    if (req == NULL) {
+        return; /* tried again at the next tick */
+    }
+    req->data = n;
+    s->barrier_term = n->raft.current_term;
+    if (raft_barrier(&n->raft, req, on_barrier) != 0) {
+        s->barrier_term = 0;
+        free(req);
+    }
+}
+
+/* ---- the origin's side ---- */
+
+static void send_part(struct node *n, const struct inflight *f, const char *leader, raft_id id)
+{
+    const struct entry_part *part = &f->sealed->parts[f->sent];
+    struct note note = {.kind = NOTE_SUBMIT, .data = part->data, .data_len = (uint32_t)part->len};
+
+    io_note(n, leader, id, &note);
+}
+
+/* Offer one's own part to oneself, the leader. */
+static bool offer_part(struct node *n, const struct inflight *f)
+{
+    const struct entry_part *part = &f->sealed->parts[f->sent];
+    struct entry entry;
+    struct err e;
+
+    if (entry_decode(part->data, part->len, &entry, &e) != DUST_OK) {
+        report_err(&n->db->report, &e);
+        return false;
+    }
+    return offer(n, part->data, part->len, &entry) != OFFER_REFUSED;
+}
+
+/* Send what has not been sent, as far as the window allows. */
+void submit_pump(struct node *n)
+{
+    struct submit *s = &n->submit;
+    bool own = node_is_leader(n);
+    const char *address;
+    raft_id leader = node_leader(n, &address);
+
+    if (n->stopping || !n->running || (own ? !s->ready : leader == 0 || !n->grant.leader_ready)) {
+        return;
+    }
+    for (struct inflight *f = s->first; f != NULL; f = f->next) {
+        while (f->sent < f->sealed->n_parts && f->sent < f->applied + PARTS_AHEAD) {
+            if (own) {
+                if (!offer_part(n, f)) {
+                    return;
+                }
+            } else {
+                send_part(n, f, address, leader);
+            }
+            f->sent++;
+            s->sent_at_ms = node_now(n);
+        }
+        if (f->sent < f->sealed->n_parts) {
+            return;
+        }
+    }
+}
+
+void submit_again(struct node *n)
+{
+    for (struct inflight *f = n->submit.first; f != NULL; f = f->next) {
+        f->sent = 0;
+    }
+    submit_pump(n);
+}
+
+/* The leader cannot use it now. If the oldest in flight fits its tail, something was lost on the way; else something
+ * earlier is still to be applied here. */
+void submit_refused(struct node *n, const struct note *note)
+{
+    struct inflight *f = n->submit.first;
+
+    if (f == NULL || note->num[0] == 0 || note->term != n->raft.current_term) {
+        return;
+    }
+    if (vid_equal(&f->parent, &note->id[1])) {
+        submit_again(n);
+    }
+}
+
+static void finish(struct node *n, struct inflight *f, int code, const char *text)
+{
+    atomic_fetch_sub(&n->submit.count, 1);
+    commit_done(f->commit, code, text);
+    sealed_free(f->sealed);
+    free(f);
+}
+
+/* A part has been applied here. */
+void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last, size_t bytes)
+{
+    struct submit *s = &n->submit;
+    struct inflight *f = s->first;
+
+    (void)bytes;
+    if (f == NULL || !vid_equal(&f->id, id)) {
+        return;
+    }
+    s->sent_at_ms = node_now(n);
+    if (!last) {
+        if (f->applied <= part) {
+            f->applied = part + 1;
+        }
+        submit_pump(n);
+        return;
+    }
+    s->first = f->next;
+    finish(n, f, DUST_OK, NULL);
+}
+
+void submit_void(struct node *n)
+{
+    struct inflight *f = n->submit.first, *next;
+
+    n->submit.first = NULL;
+    for (; f != NULL; f = next) {
+        next = f->next;
+        finish(n, f, DUST_VOID,
+            "another transaction took this one's place in the log (the write turn was lost, or the leader changed "
+            "hands); nothing was written: roll back and retry");
+    }
+}
+
+void submit_fail(struct node *n, int code, const char *text)
+{
+    struct inflight *f = n->submit.first, *next;
+
+    n->submit.first = NULL;
+    for (; f != NULL; f = next) {
+        next = f->next;
+        finish(n, f, code, text);
+    }
+}
+
+void submit_tick(struct node *n)
+{
+    struct submit *s = &n->submit;
+
+    if (node_is_leader(n) && s->barrier_term != n->raft.current_term) {
+        submit_leader_changed(n);
+    }
+    if (s->first != NULL && node_now(n) - s->sent_at_ms >= RESEND_MS) {
+        s->sent_at_ms = node_now(n);
+        submit_again(n);
+    }
+}
+
+void submit_tail(struct node *n, struct vid *tail)
+{
+    struct head_info head;
+
+    store_head(n->db->store, &head);
+    *tail = head.id;
+}

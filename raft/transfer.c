@@ -1,0 +1,597 @@
+/* Pages for a member that is too far behind for the log, or new to a database that has content.
+ *
+ * libraft sends such a member an InstallSnapshot, which here is a descriptor only: app.db itself is the snapshot. The
+ * receiver holds that message back, pulls the pages, and lets libraft have it when app.db is there.
+ *
+ *   receiver                                           leader
+ *   InstallSnapshot held
+ *   FETCH {session, from page, n, hashes of own} ───▶  first one: pin the newest agreed version
+ *                                                ◀───  FETCH_REPLY {version, index, size; pages that differ}
+ *   … until the last page …
+ *   note version and index in `member`
+ *   fold into app.db, or (with readers) through the page store
+ *   InstallSnapshot delivered; entries up to the index are skipped when they come
+ *
+ * Chunks are CHUNK_BYTES of pages at most, one under way at a time, so that neither side's loop nor the log's traffic
+ * waits. The version is the one pinned at the first FETCH, newer than the snapshot's as a rule: everything in it is
+ * committed, so skipping the entries that lead to it is what applying them would do. The sender forgets a session that
+ * is silent for SESSION_MS; the receiver begins again if a reply does not come for RETRY_MS, with a new session if it
+ * must (another leader), keeping nothing: pages equal by hash are not sent twice once folded.
+ *
+ * Two ways in. An empty database has no readers: pages go to the file `incoming` and are folded from there, so that a
+ * large database never passes through memory. Otherwise they become a version in the page store, and a checkpoint
+ * folds it: readers go on with what they had.
+ *
+ * A crash at any point: `incoming` is thrown away; app.db is at the old version or, by its journal, at the new one, which
+ * the note in `member` then explains to fsm_find_start.
+ *
+ * Messages (besides kind, req = session of the receiver's choice):
+ *   FETCH        num0 first page, num1 number of pages; data: 16-byte hashes of the receiver's pages from the first on
+ *   FETCH_REPLY  code; num0 first page, num1 pages covered, num2 index, num3 pages in all, num4 page size; id0 version;
+ *                data: for each page that differs, its number (4 bytes) and content */
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "raft/node_impl.h"
+#include "vfs/clock.h"
+
+#define CHUNK_BYTES (256u << 10)
+#define SESSION_MS 15000u
+#define RETRY_MS 1000u
+#define SESSIONS_MAX 8
+#define TRIES_MAX 10
+
+struct session {
+    raft_id to;
+    uint64_t req, used_ms;
+    uint32_t slot;
+    struct snap snap;
+    struct head_info head;
+    raft_index index;
+};
+
+struct transfer {
+    struct session sessions[SESSIONS_MAX];
+    /* as the receiver */
+    enum { IDLE, PULLING, FOLDING } state;
+    struct raft_message held;
+    raft_id from;
+    char address[ADDRESS_TEXT_MAX];
+    uint64_t req, asked_ms;
+    unsigned tries;
+    uint32_t next_pgno;
+    bool known; /* head and index are */
+    struct head_info head;
+    raft_index index;
+    bool empty;  /* our database has no content: through `incoming` */
+    int fd;
+    uint32_t *pgnos; /* in `incoming`, ascending */
+    uint32_t n, room;
+    struct txn txn; /* else */
+    uv_work_t work;
+    struct err result;
+    uint32_t at;
+    uint8_t *page;
+};
+
+static struct transfer *state_of(struct node *n)
+{
+    if (n->transfer == NULL) {
+        n->transfer = calloc(1, sizeof *n->transfer);
+        if (n->transfer != NULL) {
+            n->transfer->fd = -1;
+        }
+    }
+    return n->transfer;
+}
+
+static void hash_page(uint8_t out[16], const uint8_t *page, uint32_t size)
+{
+    crypto_generichash(out, 16, page, size, NULL, 0);
+}
+
+/* The page that holds the lock byte is never used by SQLite. */
+static bool is_lock_page(uint32_t pgno, uint32_t page_size)
+{
+    return pgno == 0x40000000u / page_size + 1;
+}
+
+/* ---- the sender ---- */
+
+static void end_session(struct node *n, struct session *s)
+{
+    if (s->to != 0) {
+        store_unpin(n->db->store, &s->snap);
+        store_slot_give(n->db->store, s->slot);
+        memset(s, 0, sizeof *s);
+    }
+}
+
+static struct session *session_of(struct node *n, raft_id to, uint64_t req)
+{
+    struct transfer *t = state_of(n);
+    struct session *s = NULL;
+
+    if (t == NULL) {
+        return NULL;
+    }
+    for (unsigned i = 0; i < SESSIONS_MAX; i++) {
+        if (t->sessions[i].to == to) {
+            if (t->sessions[i].req == req) {
+                return &t->sessions[i];
+            }
+            end_session(n, &t->sessions[i]);
+        }
+        if (t->sessions[i].to == 0) {
+            s = &t->sessions[i];
+        }
+    }
+    if (s == NULL || store_slot_take(n->db->store, &s->slot, NULL) != DUST_OK) {
+        return NULL;
+    }
+    s->to = to;
+    s->req = req;
+    store_pin(n->db->store, s->slot, &s->snap);
+    store_agreed(n->db->store, &s->head);
+    s->index = n->raft.last_applied;
+    return s;
+}
+
+static void fetch_received(struct node *n, const struct wire_head *from, const struct note *note)
+{
+    struct note r = {.kind = NOTE_FETCH_REPLY, .req = note->req, .num = {note->num[0]}};
+    uint32_t size = n->db->page_size, first = (uint32_t)note->num[0], count = (uint32_t)note->num[1], pgno;
+    uint32_t n_hashes = note->data_len / 16;
+    struct session *s;
+    uint8_t *out;
+    size_t len = 0;
+
+    if (!node_is_leader(n) || first == 0 || count == 0 || count > 4096 || note->num[0] > UINT32_MAX) {
+        r.code = DUST_AGAIN;
+        io_note(n, from->address, from->from, &r);
+        return;
+    }
+    s = session_of(n, from->from, note->req);
+    out = s != NULL ? malloc(CHUNK_BYTES + 2 * (size_t)(size + 4)) : NULL;
+    if (out == NULL) {
+        r.code = DUST_AGAIN;
+        io_note(n, from->address, from->from, &r);
+        return;
+    }
+    s->used_ms = node_now(n);
+    for (pgno = first; pgno < first + count && pgno <= s->head.n_pages && len < CHUNK_BYTES; pgno++) {
+        uint8_t hash[16];
+
+        if (is_lock_page(pgno, size)) {
+            continue;
+        }
+        if (store_read(n->db->store, &s->snap, pgno, 0, size, out + len + 4, database_read_base, n->db) != DUST_OK) {
+            r.code = DUST_IO;
+            break;
+        }
+        if (pgno - first < n_hashes) {
+            hash_page(hash, out + len + 4, size);
+            if (memcmp(hash, note->data + (size_t)(pgno - first) * 16, 16) == 0) {
+                continue;
+            }
+        }
+        for (int i = 0; i < 4; i++) {
+            out[len + (size_t)i] = (uint8_t)(pgno >> (8 * i));
+        }
+        len += 4 + size;
+    }
+    r.num[1] = pgno - first;
+    r.num[2] = s->index;
+    r.num[3] = s->head.n_pages;
+    r.num[4] = size;
+    r.id[0] = s->head.id;
+    r.data = out;
+    r.data_len = (uint32_t)len;
+    io_note(n, from->address, from->from, &r);
+    if (pgno > s->head.n_pages) {
+        s->used_ms = node_now(n) - SESSION_MS + 3 * RETRY_MS; /* the last chunk may be asked for again, not for long */
+    }
+    free(out);
+}
+
+/* ---- the receiver ---- */
+
+static void free_held(struct raft_message *m)
+{
+    raft_configuration_close(&m->install_snapshot.conf);
+    raft_free(m->install_snapshot.data.base);
+    memset(m, 0, sizeof *m);
+}
+
+static void incoming_path(const struct node *n, char *out, size_t size)
+{
+    snprintf(out, size, "%s/incoming", n->db->dir);
+}
+
+static void stop_receiving(struct node *n, bool drop_message)
+{
+    struct transfer *t = n->transfer;
+    char path[4096];
+
+    if (drop_message) {
+        free_held(&t->held);
+    }
+    if (t->fd >= 0) {
+        close(t->fd);
+        t->fd = -1;
+        incoming_path(n, path, sizeof path);
+        unlink(path);
+    }
+    free(t->pgnos);
+    free(t->page);
+    t->pgnos = NULL;
+    t->page = NULL;
+    t->n = t->room = 0;
+    txn_deinit(&t->txn);
+    t->state = IDLE;
+    database_hold(n->db, false);
+}
+
+static void ask(struct node *n)
+{
+    struct transfer *t = n->transfer;
+    uint32_t size = n->db->page_size, count = CHUNK_BYTES / size, own = 0;
+    struct note note = {.kind = NOTE_FETCH, .req = t->req, .num = {t->next_pgno, count}};
+    struct head_info base;
+    uint8_t *hashes = malloc((size_t)count * 16);
+
+    t->asked_ms = node_now(n);
+    store_base(n->db->store, &base);
+    for (; hashes != NULL && own < count && t->next_pgno + own <= base.n_pages; own++) {
+        if (database_read_base(n->db, t->page, size, (uint64_t)(t->next_pgno + own - 1) * size) != SQLITE_OK) {
+            break;
+        }
+        hash_page(hashes + (size_t)own * 16, t->page, size);
+    }
+    note.data = hashes;
+    note.data_len = own * 16;
+    io_note(n, t->address, t->from, &note);
+    free(hashes);
+}
+
+static void begin_pulling(struct node *n)
+{
+    struct transfer *t = n->transfer;
+
+    t->req++;
+    t->known = false;
+    t->next_pgno = 1;
+    t->n = 0;
+    txn_reset(&t->txn);
+    ask(n);
+}
+
+bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address)
+{
+    struct transfer *t = state_of(n);
+    struct store_stats st;
+    struct head_info base;
+    char path[4096];
+
+    if (t == NULL || m->install_snapshot.term < n->raft.current_term) {
+        return false; /* libraft rejects it */
+    }
+    if (m->install_snapshot.last_index <= n->raft.last_applied || m->install_snapshot.last_index <= n->fsm.skip_until) {
+        return false; /* app.db has all of it */
+    }
+    if (t->state != IDLE) {
+        if (t->held.install_snapshot.last_index == m->install_snapshot.last_index && t->from == from) {
+            free_held(m); /* asked again because we take long */
+            return true;
+        }
+        if (t->state == FOLDING) {
+            free_held(m);
+            return true;
+        }
+        stop_receiving(n, true);
+    }
+    store_stats(n->db->store, &st);
+    store_base(n->db->store, &base);
+    if (n->db->page_size == 0 || n->folding || !database_hold(n->db, true)) {
+        free_held(m); /* a checkpoint is running; the leader asks again */
+        return true;
+    }
+    t->held = *m;
+    t->held.server_address = NULL;
+    t->from = from;
+    snprintf(t->address, sizeof t->address, "%s", address);
+    t->empty = base.n_pages == 0 && st.versions == 0;
+    t->page = malloc(n->db->page_size);
+    t->tries = 0;
+    if (t->empty) {
+        incoming_path(n, path, sizeof path);
+        t->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    }
+    if (t->page == NULL || (t->empty && t->fd < 0)) {
+        report(&n->db->report, DUST_IO, "cannot receive the database: %s", strerror(errno));
+        stop_receiving(n, true);
+        return true;
+    }
+    t->state = PULLING;
+    if (t->req == 0) {
+        t->req = n->boot;
+    }
+    txn_begin(&t->txn, n->db->store, 0);
+    begin_pulling(n);
+    return true;
+}
+
+static int take_page(struct node *n, uint32_t pgno, const uint8_t *page, struct err *e)
+{
+    struct transfer *t = n->transfer;
+    uint32_t node;
+    bool fresh;
+    int rv;
+
+    if (!t->empty) {
+        rv = txn_frame(&t->txn, pgno, &node, &fresh, e);
+        if (rv == DUST_OK) {
+            store_frame_write(n->db->store, node, 0, page, n->db->page_size);
+        }
+        return rv;
+    }
+    if (t->n == t->room) {
+        uint32_t more = t->room == 0 ? 1024 : t->room * 2;
+        uint32_t *p = realloc(t->pgnos, more * sizeof *p);
+
+        if (p == NULL) {
+            return err_set(e, DUST_NOMEM, "out of memory");
+        }
+        t->pgnos = p;
+        t->room = more;
+    }
+    if (pwrite(t->fd, page, n->db->page_size, (off_t)t->n * n->db->page_size) != (ssize_t)n->db->page_size) {
+        return err_sys(e, errno != 0 ? errno : ENOSPC, "cannot write %s/incoming", n->db->dir);
+    }
+    t->pgnos[t->n++] = pgno;
+    return DUST_OK;
+}
+
+static int next_incoming(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
+{
+    struct node *n = ctx;
+    struct transfer *t = n->transfer;
+
+    *pgno = 0;
+    if (t->at < t->n) {
+        if (pread(t->fd, t->page, n->db->page_size, (off_t)t->at * n->db->page_size) != (ssize_t)n->db->page_size) {
+            return err_sys(e, errno != 0 ? errno : EIO, "cannot read %s/incoming", n->db->dir);
+        }
+        *pgno = t->pgnos[t->at++];
+        *page = t->page;
+    }
+    return DUST_OK;
+}
+
+static int rewind_incoming(void *ctx, struct err *e)
+{
+    (void)e;
+    ((struct node *)ctx)->transfer->at = 0;
+    return DUST_OK;
+}
+
+/* In the thread pool. */
+static void fold_incoming(uv_work_t *work)
+{
+    struct node *n = work->data;
+    struct transfer *t = n->transfer;
+    struct fold_source src = {.ctx = n, .page_size = n->db->page_size, .n_pages_after = t->head.n_pages,
+        .id = t->head.id, .marked = true, .repeat_ok = true, .next = next_incoming, .rewind = rewind_incoming};
+
+    t->at = 0;
+    t->result.code = DUST_OK;
+    if (t->empty) {
+        pthread_mutex_lock(&n->db->fold_mutex);
+        checkpoint_fold(n->db->base, n->db->file, n->db->path, &src, &t->result);
+        pthread_mutex_unlock(&n->db->fold_mutex);
+    } else {
+        database_hold(n->db, false);
+        database_checkpoint(n->db, NULL, &t->result);
+    }
+}
+
+static void folded(uv_work_t *work, int status)
+{
+    struct node *n = work->data;
+    struct transfer *t = n->transfer;
+    struct raft_message m = t->held;
+
+    (void)status;
+    if (n->stopping) {
+        stop_receiving(n, true);
+        free(t);
+        n->transfer = NULL;
+        return;
+    }
+    if (t->result.code != DUST_OK) {
+        report_err(&n->db->report, &t->result); /* the leader asks again */
+        stop_receiving(n, true);
+        return;
+    }
+    if (t->empty) {
+        store_rebase(n->db->store, &t->head);
+    }
+    fsm_adopt(n, &t->head);
+    stop_receiving(n, false);
+    m.server_id = t->from;
+    m.server_address = t->address;
+    memset(&t->held, 0, sizeof t->held);
+    if (m.install_snapshot.term == n->raft.current_term) {
+        io_deliver(n, &m);
+    } else {
+        free_held(&m); /* the new leader sends its own; next time nothing is left to pull */
+    }
+}
+
+/* The pages become a version of the page store. */
+static int adopt_version(struct node *n, struct err *e)
+{
+    struct transfer *t = n->transfer;
+    struct txn_page *pages = txn_sorted(&t->txn);
+    uint32_t *nodes = malloc((t->txn.n + 1) * sizeof *nodes), count = t->txn.n;
+    struct version *voided = NULL, *next;
+    struct head_info agreed;
+    int rv;
+
+    if (pages == NULL || nodes == NULL) {
+        rv = err_set(e, DUST_NOMEM, "out of memory");
+    } else {
+        for (uint32_t i = 0; i < count; i++) {
+            nodes[i] = pages[i].node;
+        }
+        store_agreed(n->db->store, &agreed);
+        rv = store_agree(n->db->store, &t->head.id, &agreed.id, t->head.n_pages, nodes, count, t->head.index, &voided, e);
+        if (rv == DUST_OK) {
+            txn_disown(&t->txn);
+            if (voided != NULL) {
+                submit_void(n);
+            }
+        }
+    }
+    for (; voided != NULL; voided = next) {
+        next = voided->next;
+        version_free(voided);
+    }
+    free(pages);
+    free(nodes);
+    return rv;
+}
+
+static void all_pulled(struct node *n)
+{
+    struct transfer *t = n->transfer;
+    struct member self = n->self;
+    struct err e;
+    int rv;
+
+    self.file_version = t->head.id;
+    self.file_index = t->head.index;
+    rv = member_save(n->db->dir, &self, &e);
+    if (rv == DUST_OK) {
+        n->self = self;
+        if (!t->empty) {
+            rv = adopt_version(n, &e);
+        }
+    }
+    if (rv == DUST_OK) {
+        t->state = FOLDING;
+        t->work.data = n;
+        if (uv_queue_work(&n->loop, &t->work, fold_incoming, folded) == 0) {
+            return;
+        }
+        rv = err_set(&e, DUST_NOMEM, "out of memory");
+    }
+    report_err(&n->db->report, &e);
+    stop_receiving(n, true);
+}
+
+static void reply_received(struct node *n, const struct note *note)
+{
+    struct transfer *t = n->transfer;
+    uint32_t size = n->db->page_size;
+    const uint8_t *p = note->data;
+    struct err e;
+
+    if (t == NULL || t->state != PULLING || note->req != t->req || note->num[0] != t->next_pgno) {
+        return;
+    }
+    if (note->code != DUST_OK) {
+        t->asked_ms = node_now(n) - RETRY_MS / 2; /* again a little later */
+        return;
+    }
+    if (note->num[4] != size || note->num[3] == 0 || note->num[3] > UINT32_MAX || note->num[1] == 0 ||
+        note->num[1] > 4096 || note->data_len % (size + 4) != 0 ||
+        (t->known && (!vid_equal(&t->head.id, &note->id[0]) || t->head.n_pages != note->num[3]))) {
+        begin_pulling(n);
+        return;
+    }
+    if (!t->known) {
+        t->known = true;
+        t->head = (struct head_info){.index = note->num[2], .id = note->id[0], .n_pages = (uint32_t)note->num[3]};
+    }
+    for (uint32_t left = note->data_len; left != 0; left -= size + 4, p += size + 4) {
+        uint32_t pgno = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+
+        if (pgno < t->next_pgno || pgno >= t->next_pgno + note->num[1] || pgno > t->head.n_pages) {
+            begin_pulling(n);
+            return;
+        }
+        if (take_page(n, pgno, p + 4, &e) != DUST_OK) {
+            report_err(&n->db->report, &e);
+            stop_receiving(n, true);
+            return;
+        }
+    }
+    t->tries = 0;
+    t->next_pgno += (uint32_t)note->num[1];
+    if (t->next_pgno > t->head.n_pages) {
+        all_pulled(n);
+    } else {
+        ask(n);
+    }
+}
+
+void transfer_received(struct node *n, const struct wire_head *from, const struct note *note)
+{
+    if (!n->running) {
+        return;
+    }
+    if (note->kind == NOTE_FETCH) {
+        fetch_received(n, from, note);
+    } else {
+        reply_received(n, note);
+    }
+}
+
+void transfer_tick(struct node *n)
+{
+    struct transfer *t = n->transfer;
+    uint64_t now = node_now(n);
+
+    if (t == NULL) {
+        return;
+    }
+    for (unsigned i = 0; i < SESSIONS_MAX; i++) {
+        if (t->sessions[i].to != 0 && now - t->sessions[i].used_ms > SESSION_MS) {
+            end_session(n, &t->sessions[i]);
+        }
+    }
+    if (t->state == PULLING && now - t->asked_ms >= RETRY_MS) {
+        if (++t->tries > TRIES_MAX || t->held.install_snapshot.term != n->raft.current_term) {
+            stop_receiving(n, true); /* the leader, whoever it is, asks again */
+        } else {
+            ask(n);
+        }
+    }
+}
+
+void transfer_deinit(struct node *n)
+{
+    struct transfer *t = n->transfer;
+
+    if (t == NULL) {
+        return;
+    }
+    for (unsigned i = 0; i < SESSIONS_MAX; i++) {
+        end_session(n, &t->sessions[i]);
+    }
+    if (t->state == FOLDING) {
+        return; /* folded() frees it: the loop waits for the pool */
+    }
+    if (t->state == PULLING) {
+        stop_receiving(n, true);
+    }
+    free(t);
+    n->transfer = NULL;
+}

@@ -1,0 +1,242 @@
+/* What SQL sees of a node: copies made on the loop thread for the SQL thread that asks. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "raft/node_impl.h"
+#include "vfs/clock.h"
+
+#define VIEW_TIMEOUT_MS 2000u
+
+static const char *role_of(const struct node *n)
+{
+    if (n->state == NODE_FAILED) {
+        return "failed";
+    }
+    if (n->stopping) {
+        return "stopped";
+    }
+    if (!n->running) {
+        return "joining";
+    }
+    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
+        if (n->raft.configuration.servers[i].id == n->self.id && n->raft.configuration.servers[i].role != RAFT_VOTER) {
+            return "standby";
+        }
+    }
+    switch (n->raft.state) {
+    case RAFT_LEADER:
+        return "leader";
+    case RAFT_CANDIDATE:
+        return "candidate";
+    case RAFT_FOLLOWER:
+        return "follower";
+    default:
+        return "failed";
+    }
+}
+
+static void view_run(struct node *n, struct job *job)
+{
+    struct call *call = (struct call *)job;
+    struct node_view *v = call->out[0];
+    struct peers_stats st = {0};
+    const char *leader = NULL;
+
+    memset(v, 0, sizeof *v);
+    v->id = n->self.id;
+    snprintf(v->address, sizeof v->address, "%s", n->address);
+    v->role = role_of(n);
+    v->failure = n->failure;
+    v->in_flight = atomic_load(&n->submit.count);
+    if (n->running && !n->stopping) {
+        v->leader_id = node_leader(n, &leader);
+        snprintf(v->leader, sizeof v->leader, "%s", v->leader_id != 0 ? leader : "");
+        v->term = n->raft.current_term;
+        v->applied = n->raft.last_applied;
+        v->stored = n->raft.last_stored;
+        v->commit = n->raft.commit_index;
+        v->ready = node_is_leader(n) ? n->submit.ready : n->grant.leader_ready;
+        v->turn_holder = node_is_leader(n) ? n->grant.holder : n->grant.number != 0 ? n->self.id : 0;
+        v->log_bytes = n->fsm.log_bytes;
+        v->snapshot_index = n->raft.log.snapshot.last_index;
+    }
+    if (n->peers != NULL && !n->stopping) {
+        peers_stats(n->peers, &st);
+        v->messages_in = st.messages_in;
+        v->messages_out = st.messages_out;
+        v->bytes_in = st.bytes_in;
+        v->bytes_out = st.bytes_out;
+        v->dropped = st.dropped;
+    }
+    call_answer(call, DUST_OK, NULL);
+}
+
+void node_view(struct node *n, struct node_view *out)
+{
+    struct call *c = n != NULL ? call_new(n, view_run, VIEW_TIMEOUT_MS) : NULL;
+    struct node_view v = {.role = "stopped"};
+
+    if (c != NULL) {
+        c->out[0] = &v;
+        call_wait(n, c, VIEW_TIMEOUT_MS, NULL);
+    }
+    *out = v;
+}
+
+static void members_run(struct node *n, struct job *job)
+{
+    struct call *call = (struct call *)job;
+    const struct raft_configuration *conf = &n->raft.configuration;
+    raft_id leader = node_leader(n, NULL);
+    struct node_member *list;
+
+    if (!n->running || n->stopping) {
+        call_answer(call, DUST_CLOSED, "this member is not running");
+        return;
+    }
+    list = calloc(conf->n + 1, sizeof *list);
+    if (list == NULL) {
+        call_answer(call, DUST_NOMEM, NULL);
+        return;
+    }
+    for (unsigned i = 0; i < conf->n; i++) {
+        struct node_member *m = &list[i];
+
+        m->id = conf->servers[i].id;
+        snprintf(m->address, sizeof m->address, "%s", conf->servers[i].address);
+        m->role = conf->servers[i].role;
+        m->is_self = m->id == n->self.id;
+        m->is_leader = m->id == leader;
+        m->last_contact_ms = m->is_self ? 0 : peers_last_heard_ms(n->peers, m->address);
+        if (m->is_self) {
+            m->has_match = true;
+            m->match_index = n->raft.last_stored;
+        } else if (node_is_leader(n)) {
+            m->has_match = true;
+            m->match_index = n->raft.leader_state.progress[i].match_index;
+        }
+        if (m->has_match) {
+            raft_index last = raft_last_index(&n->raft);
+
+            m->lag = last > m->match_index ? last - m->match_index : 0;
+        }
+        snprintf(m->state, sizeof m->state, "%s",
+            m->is_self ? "up"
+            : m->last_contact_ms < 0 ? "unknown"
+            : m->last_contact_ms > (int64_t)(2 * n->raft.election_timeout) ? "down"
+                                                                          : "up");
+    }
+    call->out[0] = list;
+    call->arg[0] = conf->n;
+    call_answer(call, DUST_OK, NULL);
+}
+
+int node_members(struct node *n, struct node_member **list, unsigned *count, struct err *e)
+{
+    return call_for_list(n, members_run, 0, 0, (void **)list, count, e);
+}
+
+static const struct raft_entry *entry_at(const struct raft *r, raft_index index)
+{
+    const struct raft_log *l = &r->log;
+    size_t count = l->front <= l->back ? l->back - l->front : l->size - l->front + l->back;
+
+    if (index <= l->offset || index > l->offset + count) {
+        return NULL;
+    }
+    return &l->entries[(l->front + (size_t)(index - 1 - l->offset)) % l->size];
+}
+
+static void describe(struct node_entry *out, raft_index index, const struct raft_entry *le)
+{
+    struct entry entry;
+    struct err e;
+
+    *out = (struct node_entry){.index = index, .term = le->term, .bytes = le->buf.len};
+    switch (le->type) {
+    case RAFT_BARRIER:
+        out->kind = "barrier";
+        return;
+    case RAFT_CHANGE:
+        out->kind = "configuration";
+        return;
+    default:
+        break;
+    }
+    if (entry_decode(le->buf.base, le->buf.len, &entry, &e) != DUST_OK) {
+        out->kind = "unreadable";
+        return;
+    }
+    out->kind = entry.part == 0 && entry.last ? "transaction" : "part";
+    out->id = entry.id;
+    out->parent = entry.parent;
+    out->origin = entry.origin;
+    out->n_pages = entry.n_records;
+    if (entry.sql_len != 0) {
+        out->sql = strndup(entry.sql, entry.sql_len);
+    }
+}
+
+static void log_run(struct node *n, struct job *job)
+{
+    struct call *call = (struct call *)job;
+    raft_index index = call->arg[0], max = call->arg[1];
+    const struct raft_entry *le;
+    struct node_entry *list;
+    unsigned count = 0;
+
+    if (!n->running || n->stopping) {
+        call_answer(call, DUST_CLOSED, "this member is not running");
+        return;
+    }
+    if (index <= n->raft.log.offset) {
+        index = n->raft.log.offset + 1;
+    }
+    list = calloc(max + 1, sizeof *list);
+    if (list == NULL) {
+        call_answer(call, DUST_NOMEM, NULL);
+        return;
+    }
+    while (count < max && index <= n->raft.last_applied && (le = entry_at(&n->raft, index)) != NULL) {
+        describe(&list[count++], index++, le);
+    }
+    call->out[0] = list;
+    call->arg[0] = count;
+    call_answer(call, DUST_OK, NULL);
+}
+
+int node_log(struct node *n, uint64_t from, unsigned max, struct node_entry **list, unsigned *count, struct err *e)
+{
+    return call_for_list(n, log_run, from, max, (void **)list, count, e);
+}
+
+void node_log_free(struct node_entry *list, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        free(list[i].sql);
+    }
+    free(list);
+}
+
+int node_checkpoint(struct node *n, struct err *e)
+{
+    uint64_t until = clock_ms() + 5000;
+    struct timespec ms2 = {.tv_nsec = 2000000};
+    struct head_info head;
+    int rv;
+
+    for (;;) {
+        store_agreed(n->db->store, &head);
+        if (atomic_load(&n->stored) >= head.index) {
+            rv = database_checkpoint(n->db, NULL, e);
+        } else {
+            rv = err_set(e, DUST_BUSY, "this member's log has not been flushed up to the version yet");
+        }
+        if (rv != DUST_BUSY || clock_ms() >= until) {
+            return rv;
+        }
+        nanosleep(&ms2, NULL);
+    }
+}

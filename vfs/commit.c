@@ -1,0 +1,69 @@
+#include "vfs/commit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "vfs/clock.h"
+
+struct commit *commit_new(void)
+{
+    struct commit *c = calloc(1, sizeof *c);
+
+    if (c == NULL) {
+        return NULL;
+    }
+    pthread_mutex_init(&c->mutex, NULL);
+    cond_init_monotonic(&c->cond);
+    c->refs = 2;
+    return c;
+}
+
+void commit_unref(struct commit *c)
+{
+    unsigned left;
+
+    pthread_mutex_lock(&c->mutex);
+    left = --c->refs;
+    pthread_mutex_unlock(&c->mutex);
+    if (left == 0) {
+        pthread_cond_destroy(&c->cond);
+        pthread_mutex_destroy(&c->mutex);
+        free(c);
+    }
+}
+
+void commit_done(struct commit *c, int code, const char *text)
+{
+    pthread_mutex_lock(&c->mutex);
+    c->done = true;
+    if (code == DUST_OK) {
+        c->err.code = DUST_OK;
+    } else {
+        err_set(&c->err, code, "%s", text != NULL ? text : err_text(code));
+    }
+    pthread_cond_signal(&c->cond);
+    pthread_mutex_unlock(&c->mutex);
+    commit_unref(c);
+}
+
+int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)
+{
+    struct timespec until = deadline_in_ms(timeout_ms);
+    bool late = false;
+    int rv = DUST_AGAIN;
+
+    pthread_mutex_lock(&c->mutex);
+    while (!c->done && !late) {
+        late = pthread_cond_timedwait(&c->cond, &c->mutex, &until) == ETIMEDOUT;
+    }
+    if (c->done) {
+        rv = c->err.code;
+        if (e != NULL) {
+            *e = c->err;
+        }
+    }
+    pthread_mutex_unlock(&c->mutex);
+    return rv;
+}

@@ -1,0 +1,322 @@
+/* The database object: app.db through the base VFS, and checkpoints of the page store into it.
+ *
+ * database.file is used by pread-like xRead calls from any thread (the unix VFS keeps no position) and locked by one
+ * fold at a time. dust's own connections take no lock on app.db at all: what they must not see half-written they find
+ * in the page store. */
+#include "vfs/database.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "vfs/mark.h"
+
+static void turn_changed(void *ctx)
+{
+    struct database *db = ctx;
+
+    if (db->rep.turn_changed != NULL) {
+        db->rep.turn_changed(db->rep.ctx);
+    }
+}
+
+int database_new(
+    struct database **out, sqlite3_vfs *base, const char *path, const struct database_options *opt, struct err *e)
+{
+    struct database *db = calloc(1, sizeof *db);
+    size_t n = strlen(path);
+    char *pages = malloc(n + 16);
+    int rv;
+
+    if (db == NULL || pages == NULL) {
+        goto fail_nomem;
+    }
+    /* Two NULs behind the name: SQLite's VFS looks there for URI parameters. */
+    db->path = calloc(1, n + 8);
+    db->dir = malloc(n + 8);
+    if (db->path == NULL || db->dir == NULL) {
+        goto fail_nomem;
+    }
+    memcpy(db->path, path, n);
+    sprintf(db->dir, "%s-dust", path);
+    sprintf(pages, "%s-dust/pages", path);
+    db->base = base;
+    db->options = *opt;
+    rv = store_open(&db->store, pages, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    report_init(&db->report);
+    turn_init(&db->turn, opt->turn_timeout_ms, turn_changed, db);
+    pthread_mutex_init(&db->fold_mutex, NULL);
+    free(pages);
+    *out = db;
+    return DUST_OK;
+
+fail_nomem:
+    rv = err_set(e, DUST_NOMEM, "out of memory");
+fail:
+    if (db != NULL) {
+        free(db->path);
+        free(db->dir);
+    }
+    free(db);
+    free(pages);
+    return rv;
+}
+
+void database_free(struct database *db)
+{
+    if (db == NULL) {
+        return;
+    }
+    if (db->file != NULL) {
+        if (db->file->pMethods != NULL) {
+            db->file->pMethods->xClose(db->file);
+        }
+        free(db->file);
+    }
+    store_close(db->store);
+    turn_deinit(&db->turn);
+    report_deinit(&db->report);
+    pthread_mutex_destroy(&db->fold_mutex);
+    free(db->path);
+    free(db->dir);
+    free(db);
+}
+
+int database_open_file(struct database *db, struct database_content *out, struct err *e)
+{
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MAIN_DB;
+    uint8_t header[HEADER_SIZE];
+    sqlite3_int64 size = 0;
+    int rv;
+
+    rv = checkpoint_recover(db->base, db->path, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    db->file = calloc(1, (size_t)db->base->szOsFile);
+    if (db->file == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    if (db->base->xOpen(db->base, db->path, db->file, flags, &flags) != SQLITE_OK) {
+        return err_set(e, DUST_IO, "cannot open %s for reading and writing", db->path);
+    }
+    if ((flags & SQLITE_OPEN_READONLY) != 0) {
+        return err_set(e, DUST_REFUSED, "%s is read-only for this user: a member has to be able to write it", db->path);
+    }
+    memset(out, 0, sizeof *out);
+    if (db->file->pMethods->xFileSize(db->file, &size) != SQLITE_OK) {
+        return err_set(e, DUST_IO, "cannot learn the size of %s", db->path);
+    }
+    if (size == 0) {
+        return DUST_OK;
+    }
+    memset(header, 0, sizeof header);
+    rv = db->file->pMethods->xRead(db->file, header, sizeof header, 0);
+    if (rv != SQLITE_OK && rv != SQLITE_IOERR_SHORT_READ) {
+        return err_set(e, DUST_IO, "cannot read the header of %s", db->path);
+    }
+    if (!header_valid(header)) {
+        return err_set(e, DUST_CORRUPT, "%s is not a SQLite database", db->path);
+    }
+    switch (mark_read(header, &out->id)) {
+    case MARK_DUST:
+        out->marked = true;
+        break;
+    case MARK_NEWER:
+        return err_set(e, DUST_VERSION, "%s was written by a newer version of dust: use that one", db->path);
+    case MARK_HALF:
+        return err_set(e, DUST_CORRUPT,
+            "%s carries one of dust's two marks without the other: it was changed by something other than SQLite and "
+            "dust; restore it from another member",
+            db->path);
+    case MARK_NONE:
+        break;
+    }
+    out->page_size = header_page_size(header);
+    out->n_pages = header_n_pages(header);
+    if (header_change_counter(header) != header_valid_for(header) || out->n_pages == 0) {
+        out->n_pages = (uint32_t)(size / out->page_size);
+    }
+    if ((sqlite3_int64)out->n_pages * out->page_size > size) {
+        return err_set(e, DUST_CORRUPT, "%s is truncated: %lld bytes instead of %lld", db->path, (long long)size,
+            (long long)out->n_pages * out->page_size);
+    }
+    out->wal = header[19] == 2;
+    db->page_size = out->page_size;
+    return DUST_OK;
+}
+
+int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
+{
+    struct database *db = ctx;
+    int rv = db->file->pMethods->xRead(db->file, buf, (int)n, (sqlite3_int64)offset);
+
+    if (rv == SQLITE_IOERR_SHORT_READ) {
+        rv = SQLITE_OK; /* the rest has been zeroed */
+    }
+    if (rv == SQLITE_OK && offset < HEADER_SIZE) {
+        mark_hide(buf, (size_t)offset, n);
+    }
+    return rv;
+}
+
+/* ---- checkpoint ---- */
+
+struct folding {
+    struct database *db;
+    struct fold *fold;
+    uint32_t at;
+};
+
+static int next_page(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
+{
+    struct folding *f = ctx;
+
+    (void)e;
+    *pgno = 0;
+    if (f->at < f->fold->n) {
+        *pgno = f->fold->pages[f->at].pgno;
+        *page = store_frame(f->db->store, f->fold->pages[f->at].node);
+        f->at++;
+    }
+    return DUST_OK;
+}
+
+static int rewind_pages(void *ctx, struct err *e)
+{
+    struct folding *f = ctx;
+
+    (void)e;
+    f->at = 0;
+    return DUST_OK;
+}
+
+/* Plain readers are short, as a rule. */
+static bool wait_for_readers(void *ctx, int tries)
+{
+    struct timespec ms5 = {.tv_nsec = 5000000};
+
+    (void)ctx;
+    if (tries > 100) {
+        return false;
+    }
+    nanosleep(&ms5, NULL);
+    return true;
+}
+
+int database_checkpoint(struct database *db, struct head_info *at, struct err *e)
+{
+    struct fold fold;
+    struct folding f = {.db = db, .fold = &fold};
+    struct fold_source src = {.ctx = &f, .marked = true, .next = next_page, .rewind = rewind_pages,
+        .busy = wait_for_readers};
+    int rv;
+
+    pthread_mutex_lock(&db->fold_mutex);
+    if (db->held) {
+        rv = err_set(e, DUST_BUSY, "this member is receiving the database from another one");
+        goto unlock;
+    }
+    rv = store_fold_begin(db->store, &fold, e);
+    if (rv != DUST_OK) {
+        goto unlock;
+    }
+    src.page_size = db->page_size;
+    src.n_pages_after = fold.target.n_pages;
+    src.id = fold.target.id;
+    if (!fold.empty) {
+        rv = store_fold_keep(db->store, &fold, database_read_base, db, e);
+        if (rv == DUST_OK) {
+            rv = checkpoint_fold(db->base, db->file, db->path, &src, e);
+        }
+    }
+    if (rv == DUST_OK && at != NULL) {
+        *at = fold.target;
+    }
+    store_fold_end(db->store, &fold, rv);
+unlock:
+    pthread_mutex_unlock(&db->fold_mutex);
+    return rv;
+}
+
+bool database_hold(struct database *db, bool hold)
+{
+    if (!hold) {
+        pthread_mutex_lock(&db->fold_mutex);
+    } else if (pthread_mutex_trylock(&db->fold_mutex) != 0) {
+        return false;
+    }
+    db->held = hold;
+    pthread_mutex_unlock(&db->fold_mutex);
+    return true;
+}
+
+/* ---- the marks by themselves ---- */
+
+struct first_page {
+    uint8_t *page; /* NULL: no page is changed */
+    bool given;
+};
+
+static int next_first(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
+{
+    struct first_page *f = ctx;
+
+    (void)e;
+    *pgno = f->page != NULL && !f->given ? 1 : 0;
+    *page = f->page;
+    f->given = true;
+    return DUST_OK;
+}
+
+static int rewind_first(void *ctx, struct err *e)
+{
+    (void)e;
+    ((struct first_page *)ctx)->given = false;
+    return DUST_OK;
+}
+
+static int fold_marks(
+    struct database *db, struct first_page *f, bool marked, const struct vid *id, uint32_t n_pages, struct err *e)
+{
+    struct fold_source src = {.ctx = f, .page_size = db->page_size, .n_pages_after = n_pages, .id = *id,
+        .marked = marked, .next = next_first, .rewind = rewind_first, .busy = wait_for_readers};
+    int rv;
+
+    pthread_mutex_lock(&db->fold_mutex);
+    rv = checkpoint_fold(db->base, db->file, db->path, &src, e);
+    pthread_mutex_unlock(&db->fold_mutex);
+    return rv;
+}
+
+int database_begin(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e)
+{
+    struct first_page f = {.page = malloc(db->page_size)};
+    int rv;
+
+    if (f.page == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    if (db->file->pMethods->xRead(db->file, f.page, (int)db->page_size, 0) != SQLITE_OK) {
+        rv = err_set(e, DUST_IO, "cannot read page 1 of %s", db->path);
+    } else {
+        mark_clear(f.page);
+        header_advance(f.page);
+        rv = fold_marks(db, &f, true, id, n_pages, e);
+    }
+    free(f.page);
+    return rv;
+}
+
+int database_end(struct database *db, struct err *e)
+{
+    struct first_page none = {0};
+    struct head_info head;
+
+    store_agreed(db->store, &head);
+    return fold_marks(db, &none, false, &head.id, head.n_pages, e);
+}

@@ -1,0 +1,81 @@
+/* database - one member's database in this process: its files, its page store, its turn, and who replicates it.
+ *
+ * One per path and process; made and freed by whoever owns the registry of members, used by every open file. */
+#ifndef DUST_VFS_DATABASE_H
+#define DUST_VFS_DATABASE_H
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vfs/checkpoint.h"
+#include "vfs/report.h"
+#include "vfs/replicator.h"
+#include "vfs/store.h"
+#include "vfs/turn.h"
+
+enum statements { STATEMENTS_OFF, STATEMENTS_TEXT, STATEMENTS_EXPANDED };
+
+struct database_options {
+    uint32_t timeout_ms; /* how long a commit waits for a majority that was lost */
+    uint32_t turn_timeout_ms;
+    enum consistency consistency; /* of a connection that does not say */
+    enum statements statements;
+};
+
+struct database {
+    char *path; /* full name of app.db */
+    char *dir;  /* app.db-dust */
+    uint32_t page_size;
+    struct database_options options;
+    struct store *store;
+    struct turn turn;
+    struct replicator rep;
+    struct report report;
+    sqlite3_vfs *base;  /* the VFS underneath, of the SQLite copy that opened the member first */
+    sqlite3_file *file; /* our own handle, for checkpoints and for reading pages of app.db */
+    pthread_mutex_t fold_mutex; /* one fold at a time */
+    uint64_t origin;            /* this member's id */
+    _Atomic uint64_t origin_seq;
+    bool held; /* under fold_mutex: no checkpoint for now */
+    _Atomic bool caught_up; /* a local read need not ask: the commit index known at start has been reached */
+    _Atomic bool left;      /* no member any more: connections that are open are refused */
+    _Atomic int n_files;    /* open files on it */
+};
+
+/* Make a database object on an open store. `dir` has to exist. Nothing is replicated until `rep` is filled in. */
+int database_new(struct database **out, sqlite3_vfs *base, const char *path, const struct database_options *opt,
+    struct err *e);
+
+/* Open app.db through the base VFS and learn page size, size and version of what it holds (its journal played back
+ * first). *marked: it carries the marks of version *id. n_pages 0: the file is empty, page size unknown. */
+struct database_content {
+    bool marked;
+    struct vid id;
+    uint32_t page_size, n_pages;
+    bool wal; /* the file is in WAL mode */
+};
+int database_open_file(struct database *db, struct database_content *out, struct err *e);
+
+/* Close and free everything. No file may be open on it. NULL is fine. */
+void database_free(struct database *db);
+
+/* Read app.db as SQLite is to see it: marks hidden, zeros beyond the end. A store_base_fn; ctx is the database. */
+int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset);
+
+/* Bring app.db to the newest agreed version. DUST_BUSY: a plain reader is in the way. Blocking; any thread but the loop's. *at (may be NULL): the version app.db is at afterwards. */
+int database_checkpoint(struct database *db, struct head_info *at, struct err *e);
+
+/* Hold off checkpoints (database_checkpoint answers DUST_BUSY), or let them go on. Returns false if one is running. */
+bool database_hold(struct database *db, bool hold);
+
+/* Make app.db, as it stands, version `id` of a new cluster: both marks, and a change counter advanced by one so that
+ * connections that are open on it notice. Before store_format. */
+int database_begin(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e);
+
+/* Take both marks off app.db: an ordinary database again. Everything has to be folded. */
+int database_end(struct database *db, struct err *e);
+
+#endif

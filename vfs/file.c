@@ -1,0 +1,774 @@
+/* The methods of a member's main database file.
+ *
+ * The pager's cache. SQLite keeps its cached pages from one transaction to the next if the 16 bytes at offset 24 are
+ * as it last saw them. Change counters repeat after a void transaction, so what decides here is the version: if the
+ * snapshot is at the version that the cache is of, the true bytes are returned, else bytes that differ from those the
+ * pager last saw.
+ *
+ * Locks are dust's own affair: no lock is taken on the real file, which only a checkpoint writes. */
+#include "vfs/file.h"
+
+#include <sqlite3ext.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vfs/mark.h"
+
+/* Without the hook, the write lock waits this long for the turn at a time, then lets SQLite's busy handler decide
+ * whether to go on. */
+#define TURN_SLICE_MS 100
+/* … and the place that was reached in the queue is kept this long for the retry. */
+#define TURN_RETRY_LEASE_MS 300
+#define LOCAL_READ_WAIT_MS 5000
+
+int sqlite_code(int code)
+{
+    switch (code) {
+    case DUST_OK:
+        return SQLITE_OK;
+    case DUST_NOMEM:
+        return SQLITE_NOMEM;
+    case DUST_IO:
+        return SQLITE_IOERR;
+    case DUST_FULL:
+        return SQLITE_FULL;
+    case DUST_CORRUPT:
+        return SQLITE_CORRUPT;
+    case DUST_VERSION:
+        return SQLITE_NOTADB;
+    case DUST_MISUSE:
+        return SQLITE_ERROR;
+    case DUST_BUSY:
+    case DUST_NOLEADER:
+    case DUST_AGAIN:
+        return SQLITE_BUSY;
+    case DUST_STALE:
+    case DUST_VOID:
+        return SQLITE_BUSY_SNAPSHOT;
+    case DUST_UNKNOWN:
+        return SQLITE_IOERR_COMMIT_ATOMIC;
+    case DUST_REFUSED:
+    case DUST_CLOSED:
+        return SQLITE_READONLY;
+    case DUST_TOOBIG:
+        return SQLITE_TOOBIG;
+    default:
+        return SQLITE_ERROR;
+    }
+}
+
+int file_fail(struct dfile *f, const struct err *e, bool committing)
+{
+    int rc = sqlite_code(e->code);
+
+    f->last = *e;
+    if (e->code != DUST_BUSY && e->code != DUST_STALE && e->code != DUST_VOID) {
+        report_err(&f->db->report, e);
+    }
+    return committing && rc == SQLITE_BUSY ? SQLITE_BUSY_SNAPSHOT : rc;
+}
+
+static int fail(struct dfile *f, int code, const char *text)
+{
+    struct err e;
+
+    err_set(&e, code, "%s", text);
+    return file_fail(f, &e, false);
+}
+
+/* ---- reading ---- */
+
+static int read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
+{
+    struct dfile *f = ctx;
+    int rc = f->real_methods->xRead(f->real, buf, (int)n, (sqlite3_int64)offset);
+
+    if (rc == SQLITE_IOERR_SHORT_READ) {
+        rc = SQLITE_OK; /* the rest has been zeroed */
+    }
+    if (rc == SQLITE_OK && offset < HEADER_SIZE) {
+        mark_hide(buf, (size_t)offset, n);
+    }
+    return rc;
+}
+
+int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, void *buf)
+{
+    uint32_t node = f->writing ? txn_find(&f->txn, pgno) : 0;
+    int rv;
+
+    if (node != 0) {
+        store_frame_read(f->db->store, node, offset, buf, n);
+        return SQLITE_OK;
+    }
+    rv = store_read(f->db->store, &f->snap, pgno, offset, n, buf, read_base, f);
+    if (rv == DUST_VOID) {
+        return fail(f, DUST_VOID, "the transaction that this one was built on did not take effect; roll back and retry");
+    }
+    return rv < 0 ? -rv : sqlite_code(rv);
+}
+
+static int take_slot(struct dfile *f, int i)
+{
+    struct err e;
+
+    if (!f->has_slot[i]) {
+        int rv = store_slot_take(f->db->store, &f->slot[i], &e);
+
+        if (rv != DUST_OK) {
+            return file_fail(f, &e, false);
+        }
+        f->has_slot[i] = true;
+    }
+    return SQLITE_OK;
+}
+
+/* SQLite looks at the header before it takes its first lock. */
+static int pin_for_peek(struct dfile *f, bool *pinned)
+{
+    int rc;
+
+    *pinned = false;
+    if (f->snap.seq != 0) {
+        return SQLITE_OK;
+    }
+    rc = take_slot(f, 0);
+    if (rc == SQLITE_OK) {
+        store_pin(f->db->store, f->slot[0], &f->snap);
+        *pinned = true;
+    }
+    return rc;
+}
+
+static void unpin_after_peek(struct dfile *f, bool pinned)
+{
+    if (pinned) {
+        store_unpin(f->db->store, &f->snap);
+    }
+}
+
+static uint32_t n_pages_of(const struct dfile *f)
+{
+    return f->writing ? f->txn.n_pages : f->snap.n_pages;
+}
+
+static void pager_saw(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, const uint8_t *buf)
+{
+    if (pgno == 1 && offset <= 24 && offset + n >= 40 && n > 16) {
+        memcpy(f->pager_bytes, buf + 24 - offset, 16);
+        f->pager_known = true;
+    }
+}
+
+/* The 16 bytes by which the pager decides whether its cache is still good. */
+static void answer_pager(struct dfile *f, uint8_t *buf)
+{
+    if (f->pager_seq == f->snap.seq && f->pager_known) {
+        return;
+    }
+    if (!f->pager_known) {
+        for (int i = 0; i < 16; i++) {
+            buf[i] ^= (uint8_t)(0xa5 + 31 * i); /* a connection just adopted: nothing is known, so change it all */
+        }
+    } else if (memcmp(buf, f->pager_bytes, 16) == 0) {
+        buf[15] ^= 1;
+    }
+    f->pager_seq = f->snap.seq;
+}
+
+static int f_read(sqlite3_file *file, void *out, int n, sqlite3_int64 offset)
+{
+    struct dfile *f = file_of(file);
+    uint32_t size = f->db->page_size;
+    uint8_t *buf = out;
+    uint64_t end;
+    bool pinned, peek = offset == 24 && n == 16;
+    int rc, left = n;
+
+    rc = pin_for_peek(f, &pinned);
+    if (rc != SQLITE_OK) {
+        return rc;
+    }
+    end = (uint64_t)n_pages_of(f) * size;
+    while (rc == SQLITE_OK && left > 0) {
+        uint32_t within = (uint32_t)((uint64_t)offset % size);
+        uint32_t part = size - within < (uint32_t)left ? size - within : (uint32_t)left;
+        uint32_t pgno = (uint32_t)((uint64_t)offset / size) + 1;
+
+        if ((uint64_t)offset >= end) {
+            memset(buf, 0, (size_t)left);
+            rc = SQLITE_IOERR_SHORT_READ;
+            break;
+        }
+        rc = file_read_page(f, pgno, within, part, buf);
+        if (rc == SQLITE_OK && pgno == 1 && !peek && !pinned) {
+            pager_saw(f, pgno, within, part, buf);
+        }
+        offset += part;
+        buf += part;
+        left -= (int)part;
+    }
+    if (peek && rc == SQLITE_OK && !pinned) {
+        answer_pager(f, out);
+    }
+    unpin_after_peek(f, pinned);
+    return rc;
+}
+
+static int f_file_size(sqlite3_file *file, sqlite3_int64 *out)
+{
+    struct dfile *f = file_of(file);
+    bool pinned;
+    int rc = pin_for_peek(f, &pinned);
+
+    if (rc == SQLITE_OK) {
+        *out = (sqlite3_int64)n_pages_of(f) * f->db->page_size;
+        unpin_after_peek(f, pinned);
+    }
+    return rc;
+}
+
+/* ---- writing ---- */
+
+/* A restore from a database in WAL mode brings its read and write versions (bytes 18 and 19) along. */
+static void plain_header(struct dfile *f, uint32_t node)
+{
+    static const uint8_t plain[2] = {1, 1};
+
+    store_frame_write(f->db->store, node, 18, plain, 2);
+}
+
+static int f_write(sqlite3_file *file, const void *in, int n, sqlite3_int64 offset)
+{
+    struct dfile *f = file_of(file);
+    uint32_t size = f->db->page_size;
+    const uint8_t *buf = in;
+
+    if (!f->writing) {
+        return fail(f, DUST_MISUSE, "a write without the write lock");
+    }
+    while (n > 0) {
+        uint32_t pgno = (uint32_t)((uint64_t)offset / size) + 1, within = (uint32_t)((uint64_t)offset % size);
+        uint32_t part = size - within < (uint32_t)n ? size - within : (uint32_t)n, node;
+        struct err e;
+        bool fresh;
+        int rv = txn_frame(&f->txn, pgno, &node, &fresh, &e);
+
+        if (rv != DUST_OK) {
+            return file_fail(f, &e, false);
+        }
+        if (fresh && part < size) {
+            uint8_t whole[65536];
+
+            memset(whole, 0, size);
+            if (pgno <= f->snap.n_pages) {
+                int rc = store_read(f->db->store, &f->snap, pgno, 0, size, whole, read_base, f);
+
+                if (rc != DUST_OK) {
+                    return rc < 0 ? -rc : sqlite_code(rc);
+                }
+            }
+            store_frame_write(f->db->store, node, 0, whole, size);
+        }
+        store_frame_write(f->db->store, node, within, buf, part);
+        if (pgno == 1) {
+            plain_header(f, node);
+        }
+        pager_saw(f, pgno, within, part, buf);
+        if (pgno > f->txn.n_pages) {
+            f->txn.n_pages = pgno;
+        }
+        offset += part;
+        buf += part;
+        n -= (int)part;
+    }
+    return SQLITE_OK;
+}
+
+static int f_truncate(sqlite3_file *file, sqlite3_int64 size)
+{
+    struct dfile *f = file_of(file);
+
+    if (!f->writing) {
+        return fail(f, DUST_MISUSE, "a truncate without the write lock");
+    }
+    if (!f->committed) { /* after the commit point the new size is part of the version already */
+        txn_truncate(&f->txn, (uint32_t)((size + f->db->page_size - 1) / f->db->page_size));
+    }
+    return SQLITE_OK;
+}
+
+static int f_sync(sqlite3_file *file, int flags)
+{
+    (void)file;
+    (void)flags;
+    return SQLITE_OK; /* FCNTL_SYNC has done it: durability does not hang on PRAGMA synchronous */
+}
+
+/* ---- locks ---- */
+
+static int lock_shared(struct dfile *f)
+{
+    struct err e;
+    int rc = take_slot(f, 0), rv;
+
+    if (rc != SQLITE_OK) {
+        return rc;
+    }
+    if (atomic_load_explicit(&f->db->left, memory_order_relaxed)) {
+        return fail(f, DUST_CLOSED, "this database has left its cluster: close the connection and open it again");
+    }
+    if (f->consistency != CONSISTENCY_STALE &&
+        !(f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&f->db->caught_up, memory_order_acquire))) {
+        rv = f->db->rep.confirm_read(f->db->rep.ctx, f->consistency, f->freshness_ms, LOCAL_READ_WAIT_MS, &e);
+        if (rv != DUST_OK) {
+            return file_fail(f, &e, false);
+        }
+    }
+    if (f->has_turn && turn_held(&f->db->turn, &f->ticket)) {
+        store_pin_head(f->db->store, f->slot[0], &f->snap);
+    } else {
+        store_pin(f->db->store, f->slot[0], &f->snap);
+    }
+    f->lock = SQLITE_LOCK_SHARED;
+    return SQLITE_OK;
+}
+
+static void pass_turn(struct dfile *f)
+{
+    if (f->has_turn) {
+        f->has_turn = false;
+        turn_pass(&f->db->turn, &f->ticket);
+    }
+}
+
+/* Has the connection a transaction open already, so that SQLite cannot begin it again on a newer snapshot? */
+static bool in_transaction(const struct dfile *f)
+{
+    if (f->conn == NULL) {
+        return false;
+    }
+    if (f->lib->api->libversion_number() >= 3034000) {
+        return f->lib->api->txn_state(f->conn, NULL) != SQLITE_TXN_NONE;
+    }
+    return f->lib->api->get_autocommit(f->conn) == 0;
+}
+
+/* Get the turn without the hook's help: the snapshot exists already. */
+static int take_turn_late(struct dfile *f)
+{
+    struct head_info head;
+    int rv;
+
+    store_head(f->db->store, &head);
+    if (head.seq != f->snap.seq && in_transaction(f)) {
+        return SQLITE_BUSY_SNAPSHOT;
+    }
+    rv = turn_take(&f->db->turn, &f->ticket, TURN_SLICE_MS, TURN_RETRY_LEASE_MS);
+    if (rv != DUST_OK) {
+        return rv == DUST_CLOSED ? fail(f, rv, "this member is shutting down") : SQLITE_BUSY;
+    }
+    f->has_turn = true;
+    f->by_hook = false;
+    return SQLITE_OK;
+}
+
+static int refuse_second(struct dfile *f)
+{
+    struct dfile *g = f->conn != NULL ? f->lib->host->files_of(f->lib, f->conn) : NULL;
+
+    while (g != NULL && (g == f || !g->writing)) {
+        g = g->next;
+    }
+    return g == NULL ? SQLITE_OK
+                     : fail(f, DUST_REFUSED,
+                           "one transaction cannot write to two databases that are members of clusters: commit the "
+                           "first one before writing to the second");
+}
+
+static int lock_reserved(struct dfile *f)
+{
+    struct head_info head;
+    int rc = refuse_second(f);
+
+    if (rc != SQLITE_OK) {
+        return rc;
+    }
+    if (f->has_turn && !turn_held(&f->db->turn, &f->ticket)) {
+        pass_turn(f); /* it took too long */
+    }
+    if (!f->has_turn) {
+        rc = take_turn_late(f);
+        if (rc != SQLITE_OK) {
+            return rc;
+        }
+    }
+    store_head(f->db->store, &head);
+    if (head.seq != f->snap.seq || !turn_keep(&f->db->turn, &f->ticket)) {
+        if (in_transaction(f)) {
+            pass_turn(f);
+            return SQLITE_BUSY_SNAPSHOT;
+        }
+        return SQLITE_BUSY; /* SQLite lets go of the snapshot and begins again; the turn waits for it a while */
+    }
+    if (!f->by_hook) {
+        int rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
+
+        if (rv != DUST_OK) {
+            pass_turn(f);
+            return rv == DUST_VOID ? SQLITE_BUSY_SNAPSHOT : SQLITE_BUSY;
+        }
+    }
+    txn_begin(&f->txn, f->db->store, f->snap.n_pages);
+    f->writing = true;
+    f->committed = false;
+    return SQLITE_OK;
+}
+
+static int f_lock(sqlite3_file *file, int level)
+{
+    struct dfile *f = file_of(file);
+    int rc = SQLITE_OK;
+
+    if (f->lock >= level) {
+        return SQLITE_OK;
+    }
+    if (f->lock == SQLITE_LOCK_NONE) {
+        rc = lock_shared(f);
+    }
+    if (rc == SQLITE_OK && level >= SQLITE_LOCK_RESERVED && !f->writing) {
+        rc = lock_reserved(f);
+    }
+    if (rc == SQLITE_OK) {
+        f->lock = level;
+    }
+    return rc;
+}
+
+/* Leave WRITING: to the version committed, or back to where the transaction began. */
+static void end_writing(struct dfile *f)
+{
+    if (!f->writing) {
+        return;
+    }
+    if (f->committed) {
+        uint32_t slot = f->slot[0];
+
+        store_unpin(f->db->store, &f->snap);
+        f->snap = f->next_snap;
+        f->slot[0] = f->slot[1];
+        f->slot[1] = slot;
+        f->pager_seq = f->snap.seq;
+        txn_disown(&f->txn);
+    } else {
+        txn_reset(&f->txn);
+    }
+    f->writing = false;
+    f->committed = false;
+    file_forget_sql(f);
+    pass_turn(f);
+}
+
+static int f_unlock(sqlite3_file *file, int level)
+{
+    struct dfile *f = file_of(file);
+
+    if (f->lock <= level) {
+        return SQLITE_OK;
+    }
+    if (level <= SQLITE_LOCK_SHARED) {
+        end_writing(f);
+    }
+    if (level == SQLITE_LOCK_NONE && f->snap.seq != 0) {
+        store_unpin(f->db->store, &f->snap);
+    }
+    f->lock = level;
+    return SQLITE_OK;
+}
+
+static int f_check_reserved(sqlite3_file *file, int *out)
+{
+    (void)file;
+    *out = 1; /* a journal beside the file is a checkpoint's: never hot for dust */
+    return SQLITE_OK;
+}
+
+/* ---- control ---- */
+
+static int commit_phase_two(struct dfile *f)
+{
+    int rv;
+
+    if (!f->writing || f->committed) {
+        return SQLITE_OK;
+    }
+    /* Nothing was changed. What the program saw meanwhile has to be true all the same. */
+    rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
+    if (rv == DUST_VOID) {
+        return SQLITE_BUSY_SNAPSHOT;
+    }
+    return rv == DUST_OK ? SQLITE_OK : SQLITE_IOERR_COMMIT_ATOMIC;
+}
+
+static int f_control(sqlite3_file *file, int op, void *arg)
+{
+    struct dfile *f = file_of(file);
+
+    switch (op) {
+    case SQLITE_FCNTL_SYNC:
+        return file_commit(f);
+    case SQLITE_FCNTL_COMMIT_PHASETWO:
+        return commit_phase_two(f);
+    case SQLITE_FCNTL_PRAGMA:
+        return file_pragma(f, arg);
+    case SQLITE_FCNTL_PDB:
+        if (f->conn == NULL && *(sqlite3 **)arg != NULL) {
+            f->conn = *(sqlite3 **)arg;
+            f->lib->host->connected(f->lib, f, f->conn);
+        }
+        return SQLITE_OK;
+    case SQLITE_FCNTL_VFSNAME:
+        *(char **)arg = f->lib->api->mprintf("dust/%s", f->lib->base->zName);
+        return *(char **)arg != NULL ? SQLITE_OK : SQLITE_NOMEM;
+    case SQLITE_FCNTL_HAS_MOVED:
+        *(int *)arg = 0;
+        return SQLITE_OK;
+    case SQLITE_FCNTL_SIZE_HINT:
+    case SQLITE_FCNTL_CHUNK_SIZE:
+    case SQLITE_FCNTL_BUSYHANDLER:
+    case SQLITE_FCNTL_OVERWRITE:
+        return SQLITE_OK;
+    default:
+        return SQLITE_NOTFOUND;
+    }
+}
+
+static int f_sector_size(sqlite3_file *file)
+{
+    (void)file;
+    return 512;
+}
+
+static int f_characteristics(sqlite3_file *file)
+{
+    (void)file;
+    return SQLITE_IOCAP_POWERSAFE_OVERWRITE | SQLITE_IOCAP_SEQUENTIAL;
+}
+
+static int f_fetch(sqlite3_file *file, sqlite3_int64 offset, int n, void **page)
+{
+    (void)file;
+    (void)offset;
+    (void)n;
+    *page = NULL;
+    return SQLITE_OK;
+}
+
+static int f_unfetch(sqlite3_file *file, sqlite3_int64 offset, void *page)
+{
+    struct dfile *f = file_of(file);
+
+    return f->real_methods->iVersion >= 3 && page != NULL ? f->real_methods->xUnfetch(f->real, offset, page)
+                                                          : SQLITE_OK;
+}
+
+/* ---- life ---- */
+
+/* Let go of everything but the file underneath. */
+static void release(sqlite3_file *file, struct dfile *f)
+{
+    f->lib->host->closing(f->lib, f);
+    f_unlock(file, SQLITE_LOCK_NONE);
+    pass_turn(f);
+    for (int i = 0; i < 2; i++) {
+        if (f->has_slot[i]) {
+            store_slot_give(f->db->store, f->slot[i]);
+        }
+    }
+    txn_deinit(&f->txn);
+    ticket_deinit(&f->ticket);
+    free(f->sql);
+    file->pMethods = f->adopted ? f->real_methods : NULL;
+    atomic_fetch_sub(&f->db->n_files, 1);
+    f->lib->host->close(f->db);
+}
+
+static int f_close(sqlite3_file *file)
+{
+    struct dfile *f = file_of(file);
+    int rc = SQLITE_OK;
+
+    release(file, f);
+    if (f->real->pMethods != NULL) {
+        rc = f->real_methods->xClose(f->real);
+    }
+    free(f);
+    return rc;
+}
+
+static struct dfile *dfile_new(struct sqlite_lib *lib, struct database *db)
+{
+    struct dfile *f = calloc(1, sizeof *f);
+
+    if (f == NULL) {
+        return NULL;
+    }
+    f->lib = lib;
+    f->db = db;
+    f->methods.file = f;
+    f->methods.m = (sqlite3_io_methods){
+        .iVersion = 1,
+        .xClose = f_close,
+        .xRead = f_read,
+        .xWrite = f_write,
+        .xTruncate = f_truncate,
+        .xSync = f_sync,
+        .xFileSize = f_file_size,
+        .xLock = f_lock,
+        .xUnlock = f_unlock,
+        .xCheckReservedLock = f_check_reserved,
+        .xFileControl = f_control,
+        .xSectorSize = f_sector_size,
+        .xDeviceCharacteristics = f_characteristics,
+        .xFetch = f_fetch, /* an adopted connection may call these two, whatever iVersion says */
+        .xUnfetch = f_unfetch,
+    };
+    f->consistency = (int)db->options.consistency;
+    ticket_init(&f->ticket);
+    atomic_fetch_add(&db->n_files, 1);
+    return f;
+}
+
+struct dfile *file_of(sqlite3_file *f)
+{
+    return f != NULL && f->pMethods != NULL && f->pMethods->xClose == f_close
+               ? ((const struct dfile_methods *)(const void *)f->pMethods)->file
+               : NULL;
+}
+
+int file_open(struct sqlite_lib *lib, struct database *db, int consistency, const char *name, sqlite3_file *memory,
+    int flags, int *out_flags)
+{
+    struct dfile *f = dfile_new(lib, db);
+    int rc;
+
+    if (f == NULL) {
+        return SQLITE_NOMEM;
+    }
+    f->real = (sqlite3_file *)((char *)memory + FILE_OWN_SIZE);
+    memset(f->real, 0, (size_t)lib->base->szOsFile);
+    rc = lib->base->xOpen(lib->base, name, f->real, flags, out_flags);
+    if (rc != SQLITE_OK) {
+        if (f->real->pMethods != NULL) {
+            f->real->pMethods->xClose(f->real);
+        }
+        ticket_deinit(&f->ticket);
+        atomic_fetch_sub(&db->n_files, 1);
+        free(f);
+        return rc;
+    }
+    f->real_methods = f->real->pMethods;
+    f->pager_known = true; /* a new pager: its cache is empty */
+    if (consistency >= 0) {
+        f->consistency = consistency;
+    }
+    memory->pMethods = &f->methods.m;
+    return SQLITE_OK;
+}
+
+int file_adopt(struct sqlite_lib *lib, struct database *db, sqlite3_file *real, sqlite3 *conn, struct err *e)
+{
+    struct dfile *f = dfile_new(lib, db);
+
+    if (f == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    f->adopted = true;
+    f->adopting = true;
+    f->real = real;
+    f->real_methods = real->pMethods;
+    f->conn = conn;
+    real->pMethods = &f->methods.m;
+    lib->host->connected(lib, f, conn);
+    return DUST_OK;
+}
+
+void file_adopted(sqlite3_file *file, bool ok)
+{
+    struct dfile *f = file_of(file);
+
+    f->adopting = false;
+    if (!ok) {
+        release(file, f);
+        free(f);
+    }
+}
+
+/* ---- for the statement hook ---- */
+
+int file_take_turn(struct dfile *f, uint32_t timeout_ms)
+{
+    int rv;
+
+    if (f->has_turn || f->writing) {
+        return DUST_OK;
+    }
+    rv = turn_take(&f->db->turn, &f->ticket, timeout_ms, 0);
+    f->has_turn = f->by_hook = rv == DUST_OK;
+    return rv;
+}
+
+void file_return_turn(struct dfile *f)
+{
+    if (!f->writing) {
+        pass_turn(f);
+        file_forget_sql(f);
+    }
+}
+
+void file_add_sql(struct dfile *f, const char *sql)
+{
+    size_t n = strlen(sql);
+    static const char cut[] = " /* cut */";
+
+    if (f->sql_cut) {
+        return;
+    }
+    if (f->sql == NULL && (f->sql = malloc(SQL_TEXT_MAX)) == NULL) {
+        return; /* the text is a record only */
+    }
+    if (f->sql_len + n + 2 + sizeof cut > SQL_TEXT_MAX) {
+        n = SQL_TEXT_MAX - sizeof cut - f->sql_len - 2;
+        while (n > 0 && ((unsigned char)sql[n] & 0xc0) == 0x80) {
+            n--; /* not within a UTF-8 character */
+        }
+        f->sql_cut = true;
+    }
+    if (f->sql_len != 0) {
+        f->sql[f->sql_len++] = '\n';
+    }
+    memcpy(f->sql + f->sql_len, sql, n);
+    f->sql_len += (uint32_t)n;
+    if (f->sql_cut) {
+        memcpy(f->sql + f->sql_len, cut, sizeof cut - 1);
+        f->sql_len += sizeof cut - 1;
+    }
+}
+
+void file_forget_sql(struct dfile *f)
+{
+    f->sql_len = 0;
+    f->sql_cut = false;
+}
+
+int file_wait_to_show(struct dfile *f)
+{
+    struct head_info head;
+    uint64_t seq = f->snap.seq;
+
+    if (seq == 0 && f->has_turn) {
+        store_head(f->db->store, &head);
+        seq = head.seq;
+    }
+    return seq != 0 ? store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms) : DUST_OK;
+}

@@ -1,0 +1,108 @@
+/* file - the file methods that SQLite calls for the main database of a member.
+ *
+ * States of an open file, by its SQLite lock:
+ *
+ *   NONE ──xLock(SHARED): pin a snapshot──▶ SHARED ──xLock(RESERVED): have the turn, be at the head──▶ WRITING
+ *     ▲                                       ▲                                                          │
+ *     └────────────xUnlock(NONE)──────────────┴──xUnlock(SHARED): drop the pages, or move to the version ┘
+ *                                                committed; pass the turn
+ *
+ * In WRITING, FCNTL_SYNC is the commit point (seal.c). Everything is used by one thread at a time, under the mutex of
+ * SQLite's connection. */
+#ifndef DUST_VFS_FILE_H
+#define DUST_VFS_FILE_H
+
+#include "vfs/database.h"
+#include "vfs/lib.h"
+#include "vfs/txn.h"
+
+#define FILE_OWN_SIZE 16  /* bytes at the start of SQLite's memory for a file, before the file underneath */
+#define SQL_TEXT_MAX 8192 /* bytes of statements kept with a transaction; what is over is cut, and marked as cut */
+
+struct dfile_methods {
+    sqlite3_io_methods m; /* first */
+    struct dfile *file;
+};
+
+struct dfile {
+    struct dfile_methods methods;
+    struct sqlite_lib *lib;
+    struct database *db;
+    struct dfile *next;  /* of the same connection */
+    sqlite3 *conn;       /* NULL until known */
+    sqlite3_file *real;  /* the file underneath */
+    const sqlite3_io_methods *real_methods;
+    bool adopting;
+    bool adopted; /* an open connection's own file, taken over */
+    int lock;     /* SQLITE_LOCK_… */
+    int consistency;
+    uint32_t freshness_ms;
+
+    struct snap snap;
+    uint32_t slot[2]; /* slot[0] holds snap; slot[1] a version just committed */
+    bool has_slot[2];
+    uint64_t pager_seq; /* the version that the pager's cache is of; 0: unknown */
+    uint8_t pager_bytes[16]; /* bytes 24..39 as the pager last saw them */
+    bool pager_known;   /* pager_bytes is valid */
+
+    struct ticket ticket;
+    bool has_turn;
+    bool by_hook; /* … taken by the statement hook, before the snapshot */
+
+    struct txn txn;
+    bool writing;    /* RESERVED or more */
+    bool committed;  /* the commit point was passed: `next_snap` holds the new version */
+    struct snap next_snap;
+    char *sql; /* statements of the transaction so far */
+    uint32_t sql_len;
+    bool sql_cut;
+    struct err last; /* of the last failure */
+};
+
+/* Open the member's file in memory of lib->vfs.szOsFile bytes. Takes over the reference on db, on success only. */
+int file_open(struct sqlite_lib *lib, struct database *db, int consistency, const char *name, sqlite3_file *memory,
+    int flags, int *out_flags);
+
+/* Take over a file that a connection has open and idle. Takes over the reference on db. DUST_NOMEM. Until file_adopted
+ * is called, PRAGMA journal_mode is SQLite's own, so that the connection can be told to keep its journal in memory. */
+int file_adopt(struct sqlite_lib *lib, struct database *db, sqlite3_file *real, sqlite3 *conn, struct err *e);
+
+/* The adoption is complete (ok), or is to be undone. */
+void file_adopted(sqlite3_file *file, bool ok);
+
+/* Is this one of ours? Returns its dfile or NULL. */
+struct dfile *file_of(sqlite3_file *f);
+
+/* ---- for the statement hook ---- */
+
+/* Take the write turn before a statement takes its snapshot. DUST_BUSY, DUST_CLOSED. */
+int file_take_turn(struct dfile *f, uint32_t timeout_ms);
+
+/* A statement ended: give the turn back if nothing is being written. */
+void file_return_turn(struct dfile *f);
+
+/* Add a statement's text to what goes into the log with the transaction. */
+void file_add_sql(struct dfile *f, const char *sql);
+void file_forget_sql(struct dfile *f);
+
+/* Wait until the version that the next row would come from is agreed: the snapshot held or, before one is taken, the
+ * head if the file has the turn. DUST_OK, DUST_VOID, DUST_BUSY. */
+int file_wait_to_show(struct dfile *f);
+
+/* ---- between file.c, seal.c and pragma.c ---- */
+
+/* Read page bytes as the file's transaction or snapshot sees them. Returns a SQLite code. */
+int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, void *buf);
+
+/* The commit point. Returns a SQLite code. */
+int file_commit(struct dfile *f);
+
+/* Answer a PRAGMA. Returns SQLITE_OK (answered), SQLITE_NOTFOUND (not ours), or an error with *arg[0] set. */
+int file_pragma(struct dfile *f, char **arg);
+
+/* dust's code as one of SQLite's; remembers and logs the error. `committing`: a plain SQLITE_BUSY would keep the
+ * transaction open, so it becomes SQLITE_BUSY_SNAPSHOT. */
+int file_fail(struct dfile *f, const struct err *e, bool committing);
+int sqlite_code(int code);
+
+#endif

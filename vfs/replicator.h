@@ -1,0 +1,31 @@
+/* replicator - what the VFS needs from whoever makes the cluster agree. The VFS knows nothing else of Raft, and is
+ * tested with a replicator that agrees at once, refuses, or agrees from another thread.
+ *
+ * In the other direction the replicator opens and shuts the gate of `database.turn`, publishes or voids versions in
+ * `database.store`, and completes commits. */
+#ifndef DUST_VFS_REPLICATOR_H
+#define DUST_VFS_REPLICATOR_H
+
+#include "vfs/commit.h"
+#include "vfs/entry.h"
+#include "vfs/store.h"
+
+struct replicator {
+    void *ctx;
+
+    /* A transaction has been sealed and staged as version v, on top of the head. Takes ownership of `sealed` and of
+     * one reference of `commit`, which it completes exactly once. v->owner is the commit. Called by SQL threads in
+     * the order of staging. Never fails: an error is an outcome. */
+    void (*submit)(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit);
+
+    /* May a reader trust the agreed version now, at this consistency? Waits at most timeout_ms. DUST_OK, DUST_BUSY,
+     * DUST_NOLEADER. SQL threads. */
+    int (*confirm_read)(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e);
+
+    /* The turn inside the member has waiters at a shut gate, or nobody uses it any more. Any thread. */
+    void (*turn_changed)(void *ctx);
+};
+
+enum consistency { CONSISTENCY_STALE, CONSISTENCY_LOCAL, CONSISTENCY_FRESH, CONSISTENCY_LINEARIZABLE };
+
+#endif

@@ -1,0 +1,442 @@
+/* The page store: its file, the readers' side, and frames. version.c holds what changes the history.
+ *
+ * Why readers need no lock. A reader writes the seq it wants into its slot and then looks at `agreed` again: if that
+ * has moved, it takes the newer one. Whoever is about to free a node first makes the newer version visible and then
+ * looks at all slots. So either the reader sees the newer version, or the freeing side sees the reader (both sides
+ * are sequentially consistent there). A node that a held snapshot resolves to is therefore never freed, except when
+ * app.db has come to hold the same content.
+ *
+ * Why a lookup may go wrong for a moment, and why that is harmless. A chain may be cut, a frame reused or app.db
+ * written just while a reader walks, copies or reads. All of these open the generation (odd), change, and close it
+ * (even). A reader notes the generation first and accepts what it read only if it was even then and is the same
+ * afterwards; otherwise it does it over. Pushing a newer node at the front of a chain needs none of this: an older
+ * snapshot walks past it.
+ *
+ * Invariants
+ *   base <= agreed <= head                          (seqs)
+ *   every chain holds the nodes of one page newest first
+ *   a private frame (transaction under way) is in no chain
+ *   slot.seq != 0  =>  slot.pid != 0
+ *
+ * Limits: a slot of a dead process of the same host is found by its pid only when processes attach, which they
+ * cannot yet. */
+#include "vfs/store_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vfs/clock.h"
+
+#define SLOTS_AT 4096
+#define BUCKETS_AT (SLOTS_AT + STORE_MAX_SLOTS * sizeof(struct store_slot))
+#define CHUNKS_AT (BUCKETS_AT + N_BUCKETS * sizeof(uint32_t))
+#define RESERVE ((size_t)64 << 30)
+#define READ_TRIES 64 /* lock-free attempts before the mutex is taken */
+
+void copy_racy(void *dst, const void *src, size_t n)
+{
+#if defined(__SANITIZE_THREAD__)
+    for (size_t i = 0; i < n; i++) {
+        __atomic_store_n(
+            (uint8_t *)dst + i, __atomic_load_n((const uint8_t *)src + i, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+    }
+#else
+    memcpy(dst, src, n);
+#endif
+}
+
+/* Name the process that holds the lock on fd. */
+static int busy_error(int fd, const char *path, struct err *e)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    char name[64] = "", proc[64];
+    FILE *f;
+
+    if (fcntl(fd, F_GETLK, &l) != 0 || l.l_type == F_UNLCK) {
+        return err_set(e, DUST_BUSY, "another process has just opened or closed this member (%s); try again", path);
+    }
+    snprintf(proc, sizeof proc, "/proc/%ld/comm", (long)l.l_pid);
+    f = fopen(proc, "re");
+    if (f != NULL) {
+        if (fgets(name, sizeof name, f) != NULL) {
+            name[strcspn(name, "\n")] = '\0';
+        }
+        fclose(f);
+    }
+    return err_set(e, DUST_BUSY,
+        "process %ld (%s) has this member of the cluster open; one process at a time can have it: close it there "
+        "first",
+        (long)l.l_pid, name[0] != '\0' ? name : "name unknown");
+}
+
+int store_open(struct store **out, const char *path, struct err *e)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct store *s = calloc(1, sizeof *s);
+    int rv;
+
+    if (s == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    s->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (s->fd < 0) {
+        rv = err_sys(e, errno, "cannot open %s", path);
+        goto fail_open;
+    }
+    if (fcntl(s->fd, F_SETLK, &l) != 0) {
+        rv = errno == EACCES || errno == EAGAIN ? busy_error(s->fd, path, e)
+                                                : err_sys(e, errno, "cannot lock %s", path);
+        goto fail_lock;
+    }
+    if (ftruncate(s->fd, 0) != 0) {
+        rv = err_sys(e, errno, "cannot empty %s", path);
+        goto fail_lock;
+    }
+    rv = region_open(&s->region, s->fd, RESERVE, e);
+    if (rv != DUST_OK) {
+        goto fail_lock;
+    }
+    rv = region_grow(&s->region, CHUNKS_AT, e);
+    if (rv != DUST_OK) {
+        goto fail_grow;
+    }
+    s->head = (struct store_head *)s->region.base;
+    s->slots = (struct store_slot *)(s->region.base + SLOTS_AT);
+    s->buckets = (_Atomic uint32_t *)(s->region.base + BUCKETS_AT);
+    s->head->format = STORE_FORMAT;
+    s->head->pid = (uint32_t)getpid();
+    pthread_mutex_init(&s->mutex, NULL);
+    cond_init_monotonic(&s->changed);
+    *out = s;
+    return DUST_OK;
+
+fail_grow:
+    region_close(&s->region);
+fail_lock:
+    close(s->fd);
+fail_open:
+    free(s);
+    return rv;
+}
+
+int store_format(
+    struct store *s, uint32_t page_size, const struct vid *id, uint64_t index, uint32_t n_pages, struct err *e)
+{
+    if (s->page_size != 0) {
+        return err_set(e, DUST_MISUSE, "the page store is laid out already");
+    }
+    if (page_size < 512 || page_size > 65536 || (page_size & (page_size - 1)) != 0) {
+        return err_set(e, DUST_CORRUPT, "%u is not a page size", page_size);
+    }
+    pthread_mutex_lock(&s->mutex);
+    s->page_size = page_size;
+    s->head->page_size = page_size;
+    s->chunks_at = CHUNKS_AT;
+    s->chunk_size = CHUNK_NODES * (sizeof(struct store_node) + (size_t)page_size);
+    s->next_seq = 2;
+    s->base = (struct head_info){.seq = 1, .index = index, .id = *id, .n_pages = n_pages};
+    s->applied = index;
+    atomic_store(&s->head->base, 1);
+    atomic_store(&s->head->base_n_pages, n_pages);
+    atomic_store(&s->head->agreed, 1);
+    atomic_store(&s->head->head, 1);
+    s->head->magic = STORE_MAGIC;
+    pthread_mutex_unlock(&s->mutex);
+    return DUST_OK;
+}
+
+void store_close(struct store *s)
+{
+    if (s == NULL) {
+        return;
+    }
+    while (s->oldest != NULL) {
+        struct version *v = s->oldest;
+
+        s->oldest = v->next;
+        free(v);
+    }
+    region_close(&s->region);
+    if (ftruncate(s->fd, 0) != 0) {
+        /* nothing in it is ever trusted again */
+    }
+    close(s->fd);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->mutex);
+    free(s);
+}
+
+uint32_t store_page_size(const struct store *s)
+{
+    return s->page_size;
+}
+
+/* ---- readers ---- */
+
+int store_slot_take(struct store *s, uint32_t *slot, struct err *e)
+{
+    for (uint32_t i = 0; i < STORE_MAX_SLOTS; i++) {
+        uint32_t nobody = 0;
+
+        if (atomic_load_explicit(&s->slots[i].pid, memory_order_relaxed) == 0 &&
+            atomic_compare_exchange_strong(&s->slots[i].pid, &nobody, (uint32_t)getpid())) {
+            uint32_t seen = atomic_load(&s->head->n_slots);
+
+            while (seen < i + 1 && !atomic_compare_exchange_weak(&s->head->n_slots, &seen, i + 1)) {
+            }
+            *slot = i;
+            return DUST_OK;
+        }
+    }
+    return err_set(e, DUST_TOOBIG, "%d connections have this database open, which is the limit", STORE_MAX_SLOTS);
+}
+
+void store_slot_give(struct store *s, uint32_t slot)
+{
+    atomic_store(&s->slots[slot].seq, 0);
+    atomic_store(&s->slots[slot].pid, 0);
+}
+
+/* The node that page pgno has at seq, or 0. To be believed only if the generation stays. */
+static uint32_t lookup(struct store *s, uint32_t pgno, uint64_t seq)
+{
+    uint32_t n = atomic_load_explicit(bucket_of(s, pgno), memory_order_acquire);
+    uint32_t limit = s->n_chunks * CHUNK_NODES + CHUNK_NODES; /* a chain being cut may lead in circles */
+
+    while (n != 0 && limit-- > 0) {
+        struct store_node *d = node_at(s, n);
+
+        if (atomic_load_explicit(&d->pgno, memory_order_relaxed) == pgno &&
+            atomic_load_explicit(&d->seq, memory_order_relaxed) <= seq) {
+            return n;
+        }
+        n = atomic_load_explicit(&d->next, memory_order_acquire);
+    }
+    return 0;
+}
+
+static uint32_t size_at(struct store *s, uint64_t seq)
+{
+    for (;;) {
+        uint64_t gen = atomic_load_explicit(&s->head->gen, memory_order_acquire);
+        uint32_t n = lookup(s, 1, seq);
+        uint32_t size = n != 0 ? atomic_load_explicit(&node_at(s, n)->n_pages, memory_order_relaxed)
+                               : atomic_load_explicit(&s->head->base_n_pages, memory_order_relaxed);
+
+        atomic_thread_fence(memory_order_acquire);
+        if (gen % 2 == 0 && atomic_load_explicit(&s->head->gen, memory_order_relaxed) == gen) {
+            return size;
+        }
+    }
+}
+
+static void pin(struct store *s, uint32_t slot, struct snap *snap, _Atomic uint64_t *what)
+{
+    struct store_slot *mine = &s->slots[slot];
+    uint64_t seq = atomic_load(what), again;
+
+    for (;;) {
+        uint32_t epoch = atomic_load(&s->head->epoch);
+
+        atomic_store(&mine->dead, 0);
+        atomic_store(&mine->seq, seq);
+        again = atomic_load(what);
+        if (again == seq && atomic_load(&s->head->epoch) == epoch) {
+            break;
+        }
+        seq = again;
+    }
+    snap->slot = slot;
+    snap->seq = seq;
+    snap->n_pages = size_at(s, seq);
+}
+
+void store_pin(struct store *s, uint32_t slot, struct snap *snap)
+{
+    pin(s, slot, snap, &s->head->agreed);
+}
+
+void store_pin_head(struct store *s, uint32_t slot, struct snap *snap)
+{
+    pin(s, slot, snap, &s->head->head);
+}
+
+void store_pin_staged(struct store *s, uint32_t slot, struct snap *snap, const struct version *v)
+{
+    atomic_store(&s->slots[slot].dead, 0);
+    atomic_store(&s->slots[slot].seq, v->seq);
+    *snap = (struct snap){.seq = v->seq, .n_pages = v->n_pages, .slot = slot};
+}
+
+void store_unpin(struct store *s, struct snap *snap)
+{
+    atomic_store_explicit(&s->slots[snap->slot].seq, 0, memory_order_release);
+    snap->seq = 0;
+}
+
+static int read_once(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offset, uint32_t n, void *buf,
+    store_base_fn base, void *ctx)
+{
+    uint32_t node = lookup(s, pgno, snap->seq);
+
+    if (node != 0) {
+        copy_racy(buf, frame_at(s, node) + offset, n);
+        return 0;
+    }
+    return base(ctx, buf, n, (uint64_t)(pgno - 1) * s->page_size + offset);
+}
+
+int store_read(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offset, uint32_t n, void *buf,
+    store_base_fn base, void *ctx)
+{
+    int rv;
+
+    for (int i = 0; i < READ_TRIES; i++) {
+        uint64_t gen = atomic_load_explicit(&s->head->gen, memory_order_acquire);
+
+        if (gen % 2 != 0) {
+            continue;
+        }
+        rv = read_once(s, snap, pgno, offset, n, buf, base, ctx);
+        atomic_thread_fence(memory_order_acquire);
+        if (atomic_load_explicit(&s->head->gen, memory_order_relaxed) == gen) {
+            goto read;
+        }
+    }
+    pthread_mutex_lock(&s->mutex);
+    rv = read_once(s, snap, pgno, offset, n, buf, base, ctx);
+    pthread_mutex_unlock(&s->mutex);
+read:
+    if (atomic_load(&s->slots[snap->slot].dead) != 0) {
+        return DUST_VOID;
+    }
+    return rv == 0 ? DUST_OK : rv > 0 ? -rv : rv;
+}
+
+/* ---- nodes and frames ---- */
+
+static int chunk_new(struct store *s, struct err *e)
+{
+    uint32_t first = s->n_chunks * CHUNK_NODES + 1;
+    int rv = region_grow(&s->region, s->chunks_at + (size_t)(s->n_chunks + 1) * s->chunk_size, e);
+
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    s->n_chunks++;
+    for (uint32_t i = CHUNK_NODES; i-- > 0;) {
+        node_at(s, first + i)->sibling = s->free_list;
+        s->free_list = first + i;
+    }
+    s->n_free += CHUNK_NODES;
+    return DUST_OK;
+}
+
+int node_new(struct store *s, uint32_t pgno, uint32_t *node, struct err *e)
+{
+    struct store_node *d;
+
+    if (s->free_list == 0) {
+        int rv = chunk_new(s, e);
+
+        if (rv != DUST_OK) {
+            return rv;
+        }
+    }
+    *node = s->free_list;
+    d = node_at(s, *node);
+    s->free_list = d->sibling;
+    s->n_free--;
+    atomic_store_explicit(&d->pgno, pgno, memory_order_relaxed);
+    d->sibling = 0;
+    d->folded = 0;
+    return DUST_OK;
+}
+
+void node_free(struct store *s, uint32_t n)
+{
+    struct store_node *d = node_at(s, n);
+
+    atomic_store_explicit(&d->pgno, 0, memory_order_relaxed);
+    d->sibling = s->free_list;
+    s->free_list = n;
+    s->n_free++;
+}
+
+void node_push(struct store *s, uint32_t n, uint64_t seq)
+{
+    struct store_node *d = node_at(s, n);
+    _Atomic uint32_t *b = bucket_of(s, atomic_load_explicit(&d->pgno, memory_order_relaxed));
+
+    atomic_store_explicit(&d->seq, seq, memory_order_relaxed);
+    atomic_store_explicit(&d->next, atomic_load_explicit(b, memory_order_relaxed), memory_order_relaxed);
+    atomic_store_explicit(b, n, memory_order_release);
+}
+
+void node_push_last(struct store *s, uint32_t n, uint64_t seq)
+{
+    struct store_node *d = node_at(s, n);
+    _Atomic uint32_t *p = bucket_of(s, atomic_load_explicit(&d->pgno, memory_order_relaxed));
+    uint32_t at;
+
+    atomic_store_explicit(&d->seq, seq, memory_order_relaxed);
+    atomic_store_explicit(&d->next, 0, memory_order_relaxed);
+    while ((at = atomic_load_explicit(p, memory_order_relaxed)) != 0) {
+        p = &node_at(s, at)->next;
+    }
+    atomic_store_explicit(p, n, memory_order_release);
+}
+
+void node_unlink(struct store *s, uint32_t n)
+{
+    struct store_node *d = node_at(s, n);
+    _Atomic uint32_t *p = bucket_of(s, atomic_load_explicit(&d->pgno, memory_order_relaxed));
+    uint32_t at;
+
+    while ((at = atomic_load_explicit(p, memory_order_relaxed)) != 0) {
+        if (at == n) {
+            atomic_store_explicit(p, atomic_load_explicit(&d->next, memory_order_relaxed), memory_order_release);
+            return;
+        }
+        p = &node_at(s, at)->next;
+    }
+}
+
+int store_frame_new(struct store *s, uint32_t pgno, uint32_t *node, struct err *e)
+{
+    int rv;
+
+    pthread_mutex_lock(&s->mutex);
+    rv = node_new(s, pgno, node, e);
+    pthread_mutex_unlock(&s->mutex);
+    return rv;
+}
+
+void store_frame_free(struct store *s, const uint32_t *nodes, uint32_t n)
+{
+    pthread_mutex_lock(&s->mutex);
+    for (uint32_t i = 0; i < n; i++) {
+        node_free(s, nodes[i]);
+    }
+    pthread_mutex_unlock(&s->mutex);
+}
+
+void store_frame_write(struct store *s, uint32_t node, uint32_t offset, const void *buf, uint32_t n)
+{
+    copy_racy(frame_at(s, node) + offset, buf, n);
+}
+
+void store_frame_read(struct store *s, uint32_t node, uint32_t offset, void *buf, uint32_t n)
+{
+    copy_racy(buf, frame_at(s, node) + offset, n);
+}
+
+const uint8_t *store_frame(struct store *s, uint32_t node)
+{
+    return frame_at(s, node);
+}

@@ -1,0 +1,75 @@
+/* turn - the write turn inside one member: who of its connections writes next, first come first served.
+ *
+ *              gate shut                        gate open
+ *   idle ──take──▶ waiting ──(gate opens)──▶ granted ──pass──▶ idle
+ *                     └──time is up──▶ idle      └── held too long while others wait ──▶ lost
+ *
+ * The gate is the cluster's turn: the replicator opens it when this member may write and shuts it to recall it. At
+ * most one ticket is granted at a time. The turn is for liveness only: a transaction that goes on without it is void
+ * or stale, never wrong.
+ *
+ * Nobody polls: a ticket that waits is woken by the one event it waits for. */
+#ifndef DUST_VFS_TURN_H
+#define DUST_VFS_TURN_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ticket {
+    struct ticket *next, *prev;
+    pthread_cond_t cond;
+    enum { TICKET_IDLE, TICKET_WAITING, TICKET_GRANTED, TICKET_LOST } state;
+    uint64_t granted_ms; /* when */
+    uint64_t lease_ms;   /* how long it may be held while others wait */
+};
+
+struct turn {
+    pthread_mutex_t mutex;
+    struct ticket *first, *last; /* waiting */
+    struct ticket *holder;
+    bool open;
+    bool closing;
+    uint32_t timeout_ms; /* after which a holder loses it to one who waits */
+    uint64_t wait_number; /* counts grants */
+    /* Called without the mutex held, from any thread: the number of waiters or the holder has changed in a way that
+     * the owner of the gate has to know (somebody waits at a shut gate; a recalled turn has come back). */
+    void (*notify)(void *ctx);
+    void *ctx;
+};
+
+void turn_init(struct turn *t, uint32_t timeout_ms, void (*notify)(void *ctx), void *ctx);
+void turn_deinit(struct turn *t);
+
+void ticket_init(struct ticket *k);
+void ticket_deinit(struct ticket *k);
+
+/* Queue up and wait at most timeout_ms. DUST_OK: granted. DUST_BUSY: time is up, the place in the queue is given up.
+ * DUST_CLOSED: shutting down. A ticket that is granted already stays so. `lease_ms` bounds how long it can be held
+ * against others; 0: the turn's own timeout. */
+int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms);
+
+/* Give the turn to the next. Harmless if the ticket does not hold it (any more). */
+void turn_pass(struct turn *t, struct ticket *k);
+
+/* Is it still this ticket's turn? */
+bool turn_held(struct turn *t, struct ticket *k);
+
+/* Prolong: from now on the holder has the turn's full timeout. False if it was lost meanwhile. */
+bool turn_keep(struct turn *t, struct ticket *k);
+
+/* The replicator's side: open or shut the gate. A holder keeps the turn across turn_shut until it passes. */
+void turn_open(struct turn *t);
+void turn_shut(struct turn *t);
+
+/* How many wait, and does anybody hold it. */
+void turn_state(struct turn *t, unsigned *waiting, bool *held);
+
+/* Take the turn away from a holder that had it longer than its lease, if others (here, or `contested` elsewhere)
+ * want it. Called on a timer tick by the gate's owner. */
+void turn_expire(struct turn *t, bool contested);
+
+/* Everybody who waits gets DUST_CLOSED, now and later. */
+void turn_close(struct turn *t);
+
+#endif
