@@ -363,6 +363,9 @@ void io_receive(void *ctx, void *data, size_t len)
     }
     to_joiner = h.type == WIRE_NOTE && (b.note.kind == NOTE_JOIN || b.note.kind == NOTE_JOIN_REPLY);
     if (!to_joiner) {
+        if (vid_none(&n->self.cluster)) {
+            goto drop; /* being taken in, and not told of it yet */
+        }
         if (memcmp(h.cluster, n->self.cluster.b, sizeof h.cluster) != 0) {
             report(&n->db->report, DUST_REFUSED, "a message from %s, a member of another cluster, was ignored", h.address);
             goto drop;

@@ -85,7 +85,7 @@ static void take_away(struct turn *t)
 
 int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms)
 {
-    uint64_t until = clock_ms() + timeout_ms;
+    uint64_t until = clock_ms() + timeout_ms, gate_until = clock_ms() + TURN_GATE_GRACE_MS;
     bool tell = false;
     int rv = DUST_OK;
 
@@ -103,12 +103,12 @@ int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t le
         pthread_mutex_lock(&t->mutex);
     }
     while (k->state == TICKET_WAITING) {
-        uint64_t now = clock_ms(), wake = until;
+        uint64_t now = clock_ms(), limit = t->open || until > gate_until ? until : gate_until, wake = limit;
         struct timespec when;
 
         if (t->closing) {
             rv = DUST_CLOSED;
-        } else if (now >= until) {
+        } else if (now >= limit) {
             rv = DUST_BUSY;
         }
         if (rv != DUST_OK) {
@@ -183,6 +183,9 @@ void turn_open(struct turn *t)
     pthread_mutex_lock(&t->mutex);
     t->open = true;
     grant_next(t);
+    for (struct ticket *k = t->first; k != NULL; k = k->next) {
+        pthread_cond_signal(&k->cond); /* from now on their own time-outs count */
+    }
     pthread_mutex_unlock(&t->mutex);
 }
 

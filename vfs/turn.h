@@ -16,6 +16,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* While the gate is shut, a ticket waits at least this long, whatever its own time-out: that another member has the
+ * turn, or that a leader is being elected, is not the kind of conflict that a program with no busy timeout means to be
+ * told of at once. */
+#define TURN_GATE_GRACE_MS 5000u
+
 struct ticket {
     struct ticket *next, *prev;
     pthread_cond_t cond;

@@ -231,7 +231,7 @@ struct sim {
     struct weather weather;
 
     /* Varied by seed. */
-    bool pre_vote, snapshots, async_snapshots, changes, grow, self, transfers;
+    bool pre_vote, snapshots, async_snapshots, changes, grow, transfers;
     unsigned threshold, trailing;
     unsigned window; /* a client submits while fewer entries than this are uncommitted */
     unsigned part_entries;
@@ -1537,7 +1537,9 @@ static const struct raft_server *server_of(const struct raft_configuration *c, r
     return NULL;
 }
 
-/* Change the membership in some way, towards "all are voters" when the bad times are over. One voter is always left. */
+/* Change the membership in some way; towards "all are voters" when the bad times are over. One voter is always left, and
+ * the leader does not demote or remove itself: if it did, and crashed, it would be a member that is no voter in its own
+ * eyes, has the longest log, and does not campaign. */
 static void change_membership(struct member *m)
 {
     struct sim *s = m->sim;
@@ -1552,7 +1554,7 @@ static void change_membership(struct member *m)
         n_voters += c->servers[i].role == RAFT_VOTER;
     }
     if (!guard_settled(&m->guard) ||
-        (server != NULL && server->role == RAFT_VOTER && (n_voters == 1 || s->healing || (id == m->id && !s->self)))) {
+        (server != NULL && server->role == RAFT_VOTER && (n_voters == 1 || s->healing || id == m->id))) {
         return;
     }
     req = must(calloc(1, sizeof *req));
@@ -1772,7 +1774,6 @@ static void vary(struct sim *s)
     s->transfers = chance(s, 5000);
     s->changes = s->opt->guard && chance(s, 5000);
     s->grow = s->changes && chance(s, 5000);
-    s->self = getenv("SELF") && chance(s, 5000);
     s->threshold = 5 + random_below(s, 60);
     s->trailing = 1 + random_below(s, 20);
     s->window = s->opt->guard && chance(s, 3000) ? 1000000 : 4 + random_below(s, 60); /* libraft needs a pause */
