@@ -84,7 +84,7 @@ static void try_open(struct node *n)
     struct grant *g = &n->grant;
     struct head_info agreed, head;
 
-    if (g->offered == 0) {
+    if (g->offered == 0 || g->recalled) {
         return;
     }
     store_agreed(n->db->store, &agreed);
@@ -92,7 +92,6 @@ static void try_open(struct node *n)
     if (vid_equal(&agreed.id, &g->base) || vid_equal(&head.id, &g->base)) {
         g->number = g->offered;
         g->offered = 0;
-        g->recalled = false;
         turn_open(&n->db->turn);
         send_wish(n, 0);
     }
@@ -141,6 +140,7 @@ static void state_received(struct node *n, const struct note *note)
             if (number != g->offered) {
                 lose(n);
             }
+            g->recalled = g->recalled && number == g->offered;
             g->offered = number;
             g->base = note->id[0];
         }

@@ -1,98 +1,121 @@
 /* The guard around libraft 0.15: what it must not say, what it must not hear yet, and when it must stop.
  *
- * Owns nothing but a few counters, the results and the one InstallSnapshot that it holds back, and what it has learnt
- * about the leader of the current term. It looks into `struct raft`, whose fields are public, and acts through the
- * messages. Loop thread only; nothing here blocks, and nothing here asserts on what a peer or the disk does.
+ * Owns nothing but counters, the results and the one InstallSnapshot that it holds back, and what it has learnt
+ * about the leader of the current term. It looks into `struct raft`, whose fields are public, and acts through
+ * the messages. Loop thread only; nothing here blocks, or asserts on what a peer or the disk does.
  *
- * Raft rests on a few sentences. This is where libraft 0.15 breaks each, and what is done about it.
+ * Raft rests on a few sentences. This is where libraft 0.15 breaks each, and what is done about it. With any of
+ * the rules marked (+) taken out, tests/sim/guard_sim.c fails within a few thousand seeds; the others were found
+ * by reading. Rules 1 to 9 are for safety, 10 and 11 for progress.
  *
- * 1. "A successful reply means: my log, on disk, equals yours up to here."
- *    libraft replies with last_stored, which also counts entries of former leaders that the present one has never seen,
- *    and sends such a reply to a new leader when an old write completes. So a result is cut down to min(match_index,
- *    last_stored). match_index is proven, not assumed: an AppendEntries of the current term names two entries of its
- *    leader's log, the one before its own and the last of its own, and if our log has an entry of that index and that
- *    term, then by the Log Matching Property it equals the leader's up to there, whatever libraft made of the message.
- *    An installed snapshot proves its last index in the same way. Within one term a leader only appends, so what is
- *    proven stays proven; with a new term match_index starts from 0. A result cut down to 0 is still sent: it is true,
- *    and tells the leader that we live.
- *    For the same reason leader_commit is cut down to the last index that the message speaks of: libraft commits up to
- *    min(leader_commit, last_stored), which is right only if everything up to leader_commit has been compared.
+ * 1. "A successful reply means: my log, on disk, equals yours up to here." (+)
  *
- * 2. "A leader commits by counting only entries of its own term."
- *    libraft counts for last_stored, of whatever term, and appends nothing when elected. So the caller appends a
- *    barrier, and as leader we hold successful results until the entry at last_stored is of our own term. From then on
- *    every count is for an entry of our own. Results are cumulative within a term, so one for each server, that of the
- *    highest index, says all that those left out would have said, in whatever order they came. A rejection is not held:
- *    it moves next_index and counts for nothing. Losing a held result (out of memory) is like losing a message: the
- *    next heartbeat brings another.
+ * libraft replies with last_stored, which also counts entries of former leaders that the present one has never
+ * seen, and sends such a reply to a new leader when an old write completes. So a result is cut down to
+ * min(match_index, last_stored). match_index is proven, not assumed: an AppendEntries of the current term names
+ * two entries of its leader's log, the one before its own and the last of its own, and if our log has an entry
+ * of that index and that term, then by the Log Matching Property it equals the leader's up to there, whatever
+ * libraft made of the message. An installed snapshot proves its last index in the same way. Within one term a
+ * leader only appends, so what is proven stays proven; with a new term match_index starts from 0. A result cut
+ * down to 0 is still sent: it is true, and tells the leader that we live.
  *
- * 3. "What is not on disk has not happened": a write that fails.
- *    libraft's leader cuts the failed entries off, stays leader and uses their indexes again in the same term, though
- *    followers may have stored them. So a failed append is the end of this instance: the callback is withheld, nothing
- *    is sent or heard any more, and the caller closes it. The same holds for a snapshot that could not be installed
- *    (libraft has already forgotten the log that it was to replace) and for a term or a vote that could not be stored
- *    (libraft would campaign, or free garbage). A snapshot of our own that could not be stored is harmless.
+ * For the same reason leader_commit is cut down to the last index that the message speaks of: libraft commits up
+ * to min(leader_commit, last_stored), which is right only if all up to leader_commit has been compared.
  *
- * 4. "Whatever replaces part of the log does so alone."
- *    raft_uv loses a truncate that comes while a snapshot_put is pending, and libraft counts an entry as stored twice
- *    if it is written, truncated, received again and only then reported. So while anything is being written, an
- *    AppendEntries that would truncate is stripped of its entries: what is left is a heartbeat that its leader might
- *    have sent, and the leader sends the entries again. An InstallSnapshot is held until the disk is idle and no
- *    snapshot is being taken; libraft would take no notice of it, and the leader would wait install_snapshot_timeout.
- *    Only the newest is held: an older one's leader has given up on it.
+ * 2. "A leader commits by counting only entries of its own term." (+)
  *
- * 5. "Who campaigns has on disk what it shows." and "A configuration holds from when its entry is in the log."
- *    A follower whose writes complete after it has become a candidate never takes up a configuration among them, and a
- *    snapshot that is being installed would be restored under a leader's feet. So, while writes are in flight, a
- *    follower gets no ticks and no TimeoutNow, and no RequestVote is sent. While a snapshot is being installed no vote
- *    is asked of it either.
+ * libraft counts for last_stored, of whatever term, and appends nothing when elected. So the caller appends a
+ * barrier, and as leader we hold successful results until the entry at last_stored is of our own term. From then
+ * on every count is for an entry of our own. Results are cumulative within a term, so one for each server, that
+ * of the highest index, says all that those left out would have said, in whatever order they came. A rejection
+ * is not held: it moves next_index and counts for nothing. Losing a held result (out of memory) is like losing a
+ * message: the next heartbeat brings another.
  *
- * 6. "A configuration that is cut off the log no longer holds."
- *    libraft rolls back by looking up the previous configuration's entry, which may be long gone (a NULL pointer), and
- *    after a restart it does not roll back at all. By the time io->truncate is called it is too late. So an
- *    AppendEntries that would cut off a configuration is not delivered: the instance is to be closed and started anew
- *    with its log cut there, when it finds the right one by itself. The same is done if a snapshot arrives for an index
- *    at which we have an entry of a *later* term: libraft takes that for "already there" and acknowledges it.
- *    A snapshot must not contain a configuration from beyond it: none is taken while one lies ahead in the log.
- *    After an installation libraft forgets to reset configuration_uncommitted_index, and would refuse every change of
- *    membership from then on: we do it.
+ * 3. "What is not on disk has not happened." (+)
+ *
+ * libraft's leader, when its write fails, cuts the entries off, stays leader and uses their indexes again in the
+ * same term, though followers may have stored them. So a failed append is the end of this instance: the callback
+ * is withheld, nothing is sent or heard any more, and the caller closes it. The same holds for a snapshot that
+ * could not be installed (libraft has already forgotten the log that it was to replace) and for a term or a vote
+ * that could not be stored (libraft would campaign, or free garbage). A snapshot of our own that could not be
+ * stored is harmless.
+ *
+ * 4. "What replaces part of the log does so alone." (+)
+ *
+ * raft_uv loses a truncate that comes while a snapshot_put is pending. libraft counts an entry as stored twice,
+ * or crashes, if it is truncated and received again before its first write is reported. So while anything is
+ * being written, an AppendEntries that would truncate is stripped of its entries: what is left is a heartbeat
+ * that its leader might have sent, and the leader sends the entries again. An InstallSnapshot is held until the
+ * disk is idle and no snapshot is being taken; libraft would drop it, and the leader would wait for
+ * install_snapshot_timeout. Only the newest is held: the leader of an older one has given up on it.
+ *
+ * 5. "A configuration holds from when its entry is in the log; who campaigns has on disk what it shows." (+)
+ *
+ * A follower whose writes complete after it has become a candidate never takes up a configuration among them; a
+ * snapshot that is being installed would be restored under a leader's feet. So, while writes are in flight, a
+ * follower gets no ticks and no TimeoutNow, and no RequestVote is sent. While a snapshot is being installed no
+ * vote is asked of it either.
+ *
+ * 6. "A configuration that is cut off the log no longer holds." (+)
+ *
+ * libraft rolls back by looking up the previous configuration's entry, which may be long gone (a NULL pointer),
+ * and after a restart it does not roll back at all. By the time io->truncate is called it is too late. So an
+ * AppendEntries that would cut off a configuration is not delivered: the instance is to be closed and started
+ * anew with its log cut there, when it finds the right one by itself. The same is done if a snapshot arrives for
+ * an index at which we have an entry of a *later* term: libraft takes that for "already there" and acknowledges
+ * it.
+ *
+ * A snapshot must not contain a configuration from beyond it: none is taken while one lies ahead in the log.
+ * (configuration_uncommitted_index does not tell: it is 0 after a restart.) After an installation libraft forgets
+ * to reset configuration_uncommitted_index, and would refuse every change of membership from then on: we do it.
  *
  * 7. "One vote a term."
- *    While a transfer of leadership is pending libraft votes for the transferee even if it has voted for another in the
- *    same term. Such a request is dropped.
  *
- * 8. "What a majority has stored is committed." (Not safety, but whether there is any progress under load.)
- *    libraft only ever asks whether a majority has stored all that the leader itself has stored. A leader whose disk is
- *    a little faster than the others', and which is never given a pause, commits nothing at all. So while a result is
- *    delivered, last_stored, of which libraft makes no other use then, is lowered to what a majority has stored, if
- *    that is an entry of the leader's own term; libraft counts again for itself.
+ * While a transfer of leadership is pending libraft votes for the transferee even if it has voted for another in
+ * the same term. Such a request is dropped.
  *
- * 9. "Entries that I have already are not appended again."
- *    If a leader begins at entry 1 (which it does if it was told last_log_index 0, as a member says that is installing
- *    a snapshot), and our log begins later, behind a snapshot, libraft takes the entries that it has cut off for new
- *    ones, puts them at the end of its log, and crashes. If it begins elsewhere before our log does, the two never find
- *    each other: we refuse, it sends its snapshot, which is older than ours, and so on. What a snapshot covers is
- *    committed, so every later leader has the same: the message is made to begin at our snapshot's last entry.
+ * 8. "Each leader has a term of its own." (+)
  *
- * 10. "Some member can always be elected." (Not safety either.)
- *    A refusal of a pre-vote carries the term that was asked for, so a candidate of an old term, with the only log that
- *    is long enough, never learns that its term is old, and nobody is elected any more: we put in our own term.
- *    A member that is no voter in its own configuration refuses to vote. But that configuration may be one that was
- *    never agreed, and its vote the one that is missing. Who asks takes it for a voter; so it votes as one.
- *    Such a member never forgets its leader, and refuses to vote because it has one: if it has not heard from it for an
- *    election timeout, the request is marked as one that may disrupt a leader.
- *    A leader sends a new configuration while it is storing it. If it crashes before, and a member that is no voter in
- *    it has stored it, then that one neither campaigns nor votes for those whose logs are shorter; with two voters, that
- *    is the end. So a configuration is not sent before it is on the leader's own disk (guard_split_init()).
+ * A member that is the only voter makes itself leader without a new term: at raft_start(), on a tick, on
+ * TimeoutNow. But in that term it, or another, may have sent entries that it has lost; the same index and term
+ * then stand for two different entries, and a standby keeps the wrong one for ever. So it is given a new term,
+ * and its own vote in it, before the tick that makes it leader; at the start it is first made to step down; and
+ * TimeoutNow is dropped.
  *
- * 11. "Each leader has a term of its own."
- *    A member that is the only voter makes itself leader without a new term: at raft_start(), on a tick, on TimeoutNow.
- *    But in that term it, or another, may have sent entries that it has lost; the same index and term then stand for two
- *    different entries, and a standby keeps the wrong one for ever. So it is given a new term, and its own vote in it,
- *    before the tick that makes it leader; at the start it is first made to step down; and TimeoutNow is dropped.
+ * 9. "Entries that I have already are not appended again." (+)
  *
- * What this costs: a follower that truncates waits for its own disk first, and one whose disk hangs does not campaign.
- */
+ * If a leader begins at entry 1 (which it does if it was told last_log_index 0, as a member says that is
+ * installing a snapshot), and our log begins later, behind a snapshot, libraft takes the entries that it has cut
+ * off for new ones, puts them at the end of its log, and crashes. If it begins elsewhere before our log does, the
+ * two never find each other: we refuse, it sends its snapshot, which is older than ours, and so on. What a
+ * snapshot covers is committed, so every later leader has the same: the message is made to begin at our
+ * snapshot's last entry.
+ *
+ * 10. "What a majority has stored is committed."
+ *
+ * libraft only ever asks whether a majority has stored all that the leader itself has stored. A leader whose disk
+ * is a little faster than the others', and which is never given a pause, commits nothing at all. So while a
+ * result is delivered, last_stored, of which libraft makes no other use then, is lowered to what a majority has
+ * stored; libraft counts again for itself. It is lowered only to the end of one of the leader's own appends in
+ * this term: what was submitted by one raft_apply() is committed as one, as its single callback, called for the
+ * first of its entries, lets everybody believe.
+ *
+ * 11. "Somebody can always be elected." (+)
+ *
+ * A refusal of a pre-vote carries the term that was asked for, so a candidate of an old term, with the only log
+ * that is long enough, never learns that its term is old, and nobody is elected any more: we put in our own term.
+ *
+ * A member that is no voter in its own configuration refuses to vote. But that configuration may be one that was
+ * never agreed, and its vote the one that is missing. Who asks takes it for a voter; so it votes as one. Nor does
+ * such a member ever forget its leader, and it refuses to vote because it has one: if it has not heard from it
+ * for an election timeout, the request is marked as one that may disrupt a leader.
+ *
+ * A leader sends a new configuration while it is storing it. If it crashes before that is done, and a member that
+ * is no voter in it has stored it, then that one does not campaign, and does not vote for those whose logs are
+ * shorter; with two voters, that is the end. So no configuration is sent before it is on the leader's own disk.
+ *
+ * What this costs: a follower that truncates waits for its own disk first; one whose disk hangs does not campaign;
+ * after a change of membership each follower is sent the entries behind it once more. */
 #include "raft/guard.h"
 
 #include <assert.h>
@@ -104,7 +127,7 @@ struct guard_held {
     struct raft_append_entries_result result;
 };
 
-/* ---- What we look at inside libraft ------------------------------------------------------------------------------ */
+/* ---- What we look at inside libraft -------------------------------------------------------------------- */
 
 #ifndef RAFT_VERSION_NUMBER /* canonical's, up to 0.15: the log is part of struct raft */
 
@@ -146,7 +169,8 @@ static raft_term log_snapshot_term(const struct raft *r)
     return r->log.snapshot.last_term;
 }
 
-/* Whether libraft is taking or storing a snapshot (asynchronous work included, of which raft_io sees nothing). */
+/* Whether libraft is taking or storing a snapshot (asynchronous work included, of which raft_io sees
+ * nothing). */
 static bool taking_snapshot(const struct raft *r)
 {
     return r->snapshot.pending.term != 0 || r->snapshot.put.data != NULL;
@@ -282,14 +306,15 @@ static bool sole_voter(struct raft *r)
     return n_voters == 1 && self != NULL && self->role == RAFT_VOTER;
 }
 
-/* ---- Life -------------------------------------------------------------------------------------------------------- */
+/* ---- Life ---------------------------------------------------------------------------------------------- */
 
 void guard_init(struct guard *g, struct raft *r)
 {
     *g = (struct guard){.r = r, .enabled = SEES_INSIDE};
 }
 
-/* Free the payload of a received message: entries are one array, their data one batch (see raft_uv's decoder). */
+/* Free the payload of a received message: entries are one array, their data one batch (see raft_uv's
+ * decoder). */
 static void message_free(struct raft_message *m)
 {
     if (m->type == RAFT_IO_APPEND_ENTRIES && m->append_entries.entries != NULL) {
@@ -353,7 +378,7 @@ static void fail(struct guard *g, enum guard_fault fault)
     forget_install(g);
 }
 
-/* ---- Proof: up to where our log equals the leader's (rule 1) ----------------------------------------------------- */
+/* ---- Proof: up to where our log equals the leader's (rule 1) ------------------------------------------- */
 
 static raft_index proven(struct guard *g)
 {
@@ -364,8 +389,8 @@ static raft_index proven(struct guard *g)
     return g->match_index;
 }
 
-/* Draw conclusions from the message being delivered. Called when it has been delivered, and before each result sent
- * meanwhile, when libraft has changed its log but we are still inside. */
+/* Draw conclusions from the message being delivered. Called when it has been delivered, and before each
+ * result sent meanwhile, when libraft has changed its log but we are still inside. */
 static void learn(struct guard *g)
 {
     const struct raft *r = g->r;
@@ -428,7 +453,7 @@ bool guard_send(struct guard *g, struct raft_message *m)
     return true;
 }
 
-/* ---- Receiving --------------------------------------------------------------------------------------------------- */
+/* ---- Receiving ----------------------------------------------------------------------------------------- */
 
 static void deliver_claim(struct guard *g, struct raft_message *m, guard_deliver_fn deliver, void *ctx)
 {
@@ -513,7 +538,8 @@ static void recv_append_entries(struct guard *g, struct raft_message *m, guard_d
     deliver_claim(g, m, deliver, ctx);
 }
 
-/* Keep *m until guard_release(). Without memory it is lost, and the leader sends another after its timeout. */
+/* Keep *m until guard_release(). Without memory it is lost, and the leader sends another after its timeout.
+ */
 static void put_off(struct guard *g, struct raft_message *m)
 {
     char *address = strdup(m->server_address);
@@ -530,7 +556,8 @@ static void put_off(struct guard *g, struct raft_message *m)
     g->counts.put_off++;
 }
 
-static void recv_install_snapshot(struct guard *g, struct raft_message *m, guard_deliver_fn deliver, void *ctx)
+static void recv_install_snapshot(
+    struct guard *g, struct raft_message *m, guard_deliver_fn deliver, void *ctx)
 {
     const struct raft_install_snapshot *s = &m->install_snapshot;
 
@@ -556,8 +583,8 @@ static void recv_install_snapshot(struct guard *g, struct raft_message *m, guard
 /* Whether this is a request for a vote that is already given to another (rule 7). */
 static bool second_vote(const struct raft *r, const struct raft_request_vote *v)
 {
-    return !v->pre_vote && v->term == r->current_term && r->voted_for != 0 && r->voted_for != v->candidate_id &&
-           r->transfer != NULL && r->transfer->id == v->candidate_id;
+    return !v->pre_vote && v->term == r->current_term && r->voted_for != 0 &&
+           r->voted_for != v->candidate_id && r->transfer != NULL && r->transfer->id == v->candidate_id;
 }
 
 /* Whether the leader that libraft remembers has not been heard for so long that it is none. */
@@ -644,7 +671,8 @@ static bool known_server(const struct raft *r, raft_id id, const char **address)
     return false;
 }
 
-/* The highest index that a majority of voters has, once this result is taken into account. O(n^2) in their number. */
+/* The highest index that a majority of voters has, once this result is taken into account. O(n^2) in their
+ * number. */
 static raft_index majority_index(const struct raft *r, raft_id id, raft_index result_index)
 {
     const struct raft_configuration *c = &r->configuration;
@@ -652,7 +680,8 @@ static raft_index majority_index(const struct raft *r, raft_id id, raft_index re
     unsigned i, j;
 
     for (i = 0; i < c->n; i++) {
-        raft_index index = c->servers[i].id == id && result_index > match_of(r, i) ? result_index : match_of(r, i);
+        raft_index index =
+            c->servers[i].id == id && result_index > match_of(r, i) ? result_index : match_of(r, i);
         unsigned n_voters = 0, n_have = 0;
 
         for (j = 0; j < c->n; j++) {
@@ -668,8 +697,8 @@ static raft_index majority_index(const struct raft *r, raft_id id, raft_index re
     return best;
 }
 
-/* The leader appends: remember where, as long as it is not committed (rule 8). Without memory it is not remembered,
- * and only the ends before and after it can be used. */
+/* The leader appends: remember where, as long as it is not committed (rule 10). Without memory it is not
+ * remembered, and only the ends before and after it can be used. */
 static void remember_end(struct guard *g)
 {
     const struct raft *r = g->r;
@@ -718,7 +747,7 @@ static raft_index last_end(const struct guard *g, raft_index limit)
     return 0;
 }
 
-/* Hand over a result that may count (rule 8). */
+/* Hand over a result that may count (rule 10). */
 static void deliver_result(struct guard *g, struct raft_message *m, guard_deliver_fn deliver, void *ctx)
 {
     struct raft *r = g->r;
@@ -750,7 +779,8 @@ static void recv_result(struct guard *g, struct raft_message *m, guard_deliver_f
     const char *address;
 
     if (r->state == RAFT_LEADER && result->rejected == 0 && result->term == r->current_term && must_hold(r)) {
-        if (known_server(r, m->server_id, &address)) { /* libraft ignores others: so the array stays bounded */
+        if (known_server(
+                r, m->server_id, &address)) { /* libraft ignores others: so the array stays bounded */
             hold(g, m->server_id, result);
         }
         return;
@@ -793,14 +823,15 @@ void guard_recv(struct guard *g, struct raft_message *m, guard_deliver_fn delive
     deliver(ctx, m);
 }
 
-/* ---- Releasing what was held ------------------------------------------------------------------------------------- */
+/* ---- Releasing what was held --------------------------------------------------------------------------- */
 
 /* libraft's callback for an installation has been called: see what came of it. */
 static void settle_install(struct guard *g)
 {
     struct raft *r = g->r;
 
-    if (r->last_applied < g->install_index) { /* the FSM refused it: libraft has neither the old state nor the new */
+    if (r->last_applied <
+        g->install_index) { /* the FSM refused it: libraft has neither the old state nor the new */
         fail(g, GUARD_INSTALL_FAILED);
     } else {
         r->configuration_uncommitted_index = 0; /* its entry is gone with the log */
@@ -861,7 +892,7 @@ void guard_release(struct guard *g, guard_deliver_fn deliver, void *ctx)
     }
 }
 
-/* ---- Time -------------------------------------------------------------------------------------------------------- */
+/* ---- Time ---------------------------------------------------------------------------------------------- */
 
 void guard_started(struct guard *g, guard_deliver_fn deliver, void *ctx)
 {
@@ -881,8 +912,8 @@ void guard_started(struct guard *g, guard_deliver_fn deliver, void *ctx)
     r->election_timer_start = 0; /* the next tick elects it again */
 }
 
-/* A follower that is the only voter is about to make itself leader: in a term of its own (rule 11). What libraft does
- * when it sees a later term, and when it votes for itself. */
+/* A follower that is the only voter is about to make itself leader: in a term of its own (rule 8). What
+ * libraft does when it sees a later term, and when it votes for itself. */
 static void begin_own_term(struct guard *g)
 {
     struct raft *r = g->r;
@@ -918,7 +949,7 @@ bool guard_tick(struct guard *g)
     return !stopped(g);
 }
 
-/* ---- The disk ---------------------------------------------------------------------------------------------------- */
+/* ---- The disk ------------------------------------------------------------------------------------------ */
 
 bool guard_append_begin(struct guard *g)
 {
@@ -931,8 +962,11 @@ bool guard_append_done(struct guard *g, int status)
 {
     assert(g->n_appends > 0);
     g->n_appends--;
-    if (!g->enabled || g->r->state == RAFT_UNAVAILABLE) { /* closing: libraft wants its requests back */
+    if (!g->enabled) {
         return true;
+    }
+    if (g->r->state == RAFT_UNAVAILABLE) { /* closing */
+        return status == 0;
     }
     if (status != 0) {
         fail(g, GUARD_APPEND_FAILED);
@@ -969,7 +1003,7 @@ void guard_metadata_failed(struct guard *g)
     fail(g, GUARD_METADATA_FAILED);
 }
 
-/* ---- Questions --------------------------------------------------------------------------------------------------- */
+/* ---- Questions ----------------------------------------------------------------------------------------- */
 
 int guard_status(const struct guard *g, struct err *e)
 {
@@ -982,11 +1016,13 @@ int guard_status(const struct guard *g, struct err *e)
 
     if (g->fault != GUARD_SOUND) {
         return err_set(e, DUST_IO,
-            "%s: this member has stopped, so as not to promise what it cannot keep; see to its disk, then start it again",
+            "%s: this member has stopped, so as not to promise what it cannot keep; see to its disk, then "
+            "start it again",
             what[g->fault]);
     }
     if (g->cut_index != 0) {
-        return err_set(e, DUST_AGAIN, "the log is to be cut from entry %llu on, where a change of membership was not agreed",
+        return err_set(e, DUST_AGAIN,
+            "the log is to be cut from entry %llu on, where a change of membership was not agreed",
             g->cut_index);
     }
     return DUST_OK;
@@ -1020,9 +1056,10 @@ bool guard_settled(const struct guard *g)
     return !g->enabled || log_term(r, r->commit_index) == r->current_term;
 }
 
-/* ---- Long sends in parts ----------------------------------------------------------------------------------------- */
+/* ---- Long sends in parts ------------------------------------------------------------------------------- */
 
-/* How many of the entries may be sent: none from a configuration on that is not yet on our own disk (rule 10). */
+/* How many of the entries may be sent: none from a configuration on that is not yet on our own disk (rule
+ * 10). */
 static unsigned n_sendable(const struct raft *r, const struct raft_append_entries *a)
 {
     unsigned i;

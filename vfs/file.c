@@ -318,7 +318,7 @@ static int lock_shared(struct dfile *f)
     if (atomic_load_explicit(&f->db->left, memory_order_relaxed)) {
         return fail(f, DUST_CLOSED, "this database has left its cluster: close the connection and open it again");
     }
-    if (f->consistency != CONSISTENCY_STALE &&
+    if (f->consistency != CONSISTENCY_STALE && !f->adopting &&
         !(f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&f->db->caught_up, memory_order_acquire))) {
         rv = f->db->rep.confirm_read(f->db->rep.ctx, f->consistency, f->freshness_ms, LOCAL_READ_WAIT_MS, &e);
         if (rv != DUST_OK) {

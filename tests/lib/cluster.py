@@ -113,11 +113,13 @@ def child_env(extra=None):
 class Process:
     """A child process with pipes."""
 
-    def __init__(self, argv, cwd, env=None, name="?"):
+    def __init__(self, box, argv, env=None, name="?"):
         self.name = name
+        self.box = box
         self.argv = argv
-        self.p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
+        self.p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=box.dir,
                                   env=child_env(env), text=True, bufsize=1)
+        box.note(self)
         self.stderr = []
         self._err = threading.Thread(target=self._read_stderr, daemon=True)
         self._err.start()
@@ -175,8 +177,7 @@ class Worker(Process):
     """A Python program that runs commands (worker.py)."""
 
     def __init__(self, box, name="w", load=True, env=None):
-        super().__init__([PYTHON, os.path.join(ROOT, "tests", "lib", "worker.py")], box.dir, env, name)
-        self.box = box
+        super().__init__(box, [PYTHON, os.path.join(ROOT, "tests", "lib", "worker.py")], env, name)
         self._lock = threading.Lock()
         self._next = 0
         self._waiting = {}
@@ -311,7 +312,6 @@ class Member(Worker):
         """A new process for the same member. What it holds of the old one (futures) is dead."""
         assert not self.alive()
         Worker.__init__(self, self.box, self.name, env=self.env)
-        self.box.note(self)
         if open_:
             self.again()
         return self
@@ -355,13 +355,12 @@ class Shell(Process):
         argv = [SHELL, "-batch", *args]
         if path is not None:
             argv.append(path)
-        super().__init__(argv, box.dir, env, name)
+        super().__init__(box, argv, env, name)
         self._n = 0
         self._lines = []
         self._cond = threading.Condition()
         self._ended = False
         threading.Thread(target=self._read, daemon=True).start()
-        box.note(self)
         if load:
             self.run(".timeout 30000")
             self.run(".load " + LIB)
@@ -483,10 +482,10 @@ class Box:
         return os.path.join(self.dir, name)
 
     def worker(self, name="w", **args):
-        return self.note(Worker(self, name, **args))
+        return Worker(self, name, **args)
 
     def member(self, name, **args):
-        return self.note(Member(self, name, **args))
+        return Member(self, name, **args)
 
     def shell(self, path=None, name="shell", **args):
         return Shell(self, path, name, **args)

@@ -1,30 +1,34 @@
 /* guard_sim - libraft, with and without the guard, in a simulated bad world.
  *
- * One run is one seed: three or five libraft instances in this process, each over an in-memory raft_io, on virtual
- * time. One loop takes one random step at a time: deliver a message, finish a disk operation, let time pass, submit a
- * command, cut a link, crash a member, start it again. All chance, libraft's included, comes from one generator, so a
- * seed always gives the same run. The bad times end after nine tenths of the steps: all links are healed, all members
- * started, and they must come to agree.
+ * One run is one seed: three or five libraft instances in this process, each over an in-memory raft_io, on
+ * virtual time. One loop takes one random step at a time: deliver a message, finish a disk operation, let time
+ * pass, submit a command, cut a link, crash a member, start it again. All chance, libraft's included, comes from
+ * one generator, so a seed always gives the same run. The bad times end after nine tenths of the steps: all links
+ * are healed, all members started, and they must come to agree.
  *
- * What is simulated
- *   links    FIFO, as a TCP connection; a cut, a crash, or a reconnect loses what is under way.
- *   disks    append, truncate and snapshot_put are queued and finish later, in the order in which raft_uv finishes
- *            them; a crash loses those that had not begun, and of those under way any number may have happened. Term
- *            and vote are stored at once. As in raft_uv, a truncate that comes behind a snapshot_put is lost. With
- *            --disk-failures any write may fail; a failed write may or may not have reached the disk.
- *   clients  commands, several at a time; transfers of leadership; voters made standbys and voters again.
- *   varied   by seed: pre-vote, snapshots (synchronous or not) and their thresholds, the size of the parts into which
- *            sends are split, and, every few hundred steps, how bad the times are.
+ * What is simulated:
  *
- * What is checked, at all times
- *   - no two members apply different commands at one index, or reach different states (FSM and snapshots);
- *   - an acknowledged command is on the disks of a majority when it is acknowledged, and is never replaced;
- *   - a term has at most one leader;
- *   - if two logs on disk have an entry of the same index and term, they are equal up to there;
- *   - a log on disk has no gap and no overlap; libraft does not crash, hang, or shut itself down;
+ * - links: FIFO, as a TCP connection; a cut, or a crash, loses what is under way.
+ * - disks: append, truncate and snapshot_put are queued and finish later, in raft_uv's order; a crash loses those
+ *   that were not finished, or some of them. Term and vote are stored at once. As in raft_uv, a truncate is lost
+ *   that comes behind a pending snapshot_put. With --disk-failures any write may fail, and may or may not
+ *   have reached the disk all the same.
+ * - clients: commands, several at a time; transfers of leadership; with the guard, changes of membership, up from
+ *   a cluster of one.
+ * - by seed: pre-vote; snapshots, synchronous or not, and their thresholds; the size of the parts of a send; and,
+ *   every few hundred steps, how bad the times are.
+ *
+ * What is checked, at all times:
+ *
+ * - no two members apply different commands at one index, or reach different states (FSM and snapshots);
+ * - an acknowledged command is on the disks of a majority when it is acknowledged, and is never replaced;
+ * - a term has at most one leader;
+ * - if two logs on disk have an entry of the same index and term, they are equal up to there;
+ * - a log on disk has no gap and no overlap; libraft does not crash, hang, or shut itself down;
+ *
  * and at the end that every member is up and has applied the same, every acknowledged command included.
  *
- * Each seed runs in a child process, so that a crash of libraft is one seed's result. Run `guard_sim --help`. */
+ * Each seed runs in a child process, so that a crash of libraft is one seed's result. See guard_sim --help. */
 #include <assert.h>
 #include <errno.h>
 #include <raft.h>
@@ -41,17 +45,17 @@
 #include "raft/guard.h"
 
 #define MEMBERS_MAX 5
-#define PAYLOAD_MAX 192   /* bytes of an entry: 8 for a command, a configuration of five for the longest */
-#define BATCH_MAX 3       /* commands submitted at once */
-#define SEED_SECONDS 120  /* a seed that takes longer is taken to hang */
-#define HEAL_MS 240000    /* virtual time allowed for coming to agree at the end */
+#define PAYLOAD_MAX 192  /* bytes of an entry: 8 for a command, a configuration of five for the longest */
+#define BATCH_MAX 3      /* commands submitted at once */
+#define SEED_SECONDS 120 /* a seed that takes longer is taken to hang */
+#define HEAL_MS 240000   /* virtual time allowed for coming to agree at the end */
 #define REASON_MAX 240
 
 #define ELECTION_MS 1000
 #define HEARTBEAT_MS 100
 #define INSTALL_MS 5000
 
-/* ---- Options and results ----------------------------------------------------------------------------------------- */
+/* ---- Options and results ------------------------------------------------------------------------------- */
 
 struct options {
     uint64_t seed_from, n_seeds;
@@ -80,7 +84,7 @@ struct outcome {
     struct tally tally;
 };
 
-/* ---- The world --------------------------------------------------------------------------------------------------- */
+/* ---- The world ----------------------------------------------------------------------------------------- */
 
 struct stored_entry {
     raft_term term;
@@ -165,7 +169,8 @@ struct member {
     struct op *ops, **ops_tail;
     struct op *kept; /* appends whose callback the guard withheld, newest first */
     struct put put;
-    bool barrier_open; /* an append was made since the last truncate or put: a further truncate would not be lost */
+    bool barrier_open; /* an append was made since the last truncate or put: a further truncate would not be
+                          lost */
     struct raft_io_snapshot_get *get;
     raft_io_snapshot_get_cb get_cb;
     struct raft_io_async_work *work;
@@ -264,8 +269,8 @@ static uint64_t mix(uint64_t h, uint64_t x)
 }
 
 /* End the run: this seed has failed. */
-static void __attribute__((format(printf, 3, 0), noreturn)) end_run(
-    struct sim *s, enum verdict verdict, const char *fmt, va_list ap)
+static void __attribute__((format(printf, 3, 0), noreturn))
+end_run(struct sim *s, enum verdict verdict, const char *fmt, va_list ap)
 {
     char text[REASON_MAX - 40];
 
@@ -302,7 +307,7 @@ static void *must(void *p)
     return p;
 }
 
-/* ---- The facts: what was applied, acknowledged, and who led ------------------------------------------------------ */
+/* ---- The facts: what was applied, acknowledged, and who led -------------------------------------------- */
 
 static struct fact *fact_at(struct sim *s, raft_index index)
 {
@@ -335,8 +340,8 @@ static void note_applied(struct member *m, raft_index index, uint64_t command)
         violation(s, "entry %llu: member %u applies command %llu, member %u applied %llu", index, m->id,
             (unsigned long long)command, f->by, (unsigned long long)f->command);
     } else if (f->hash != m->state.hash) {
-        violation(s, "entry %llu: members %u and %u applied the same command but differ in state", index, m->id,
-            f->by);
+        violation(s, "entry %llu: members %u and %u applied the same command but differ in state", index,
+            m->id, f->by);
     }
 }
 
@@ -350,7 +355,8 @@ static void note_restored(struct member *m, const struct fsm_state *state, raft_
         i--;
     }
     if (i > 0 && fact_at(s, i)->hash != state->hash) {
-        violation(s, "member %u: the snapshot at entry %llu does not match the commands applied", m->id, index);
+        violation(
+            s, "member %u: the snapshot at entry %llu does not match the commands applied", m->id, index);
     }
     m->state = *state;
 }
@@ -385,8 +391,8 @@ static void note_acknowledged(struct member *leader, raft_index index, uint64_t 
         }
     }
     if (n_have <= n_voters / 2) {
-        violation(s, "entry %llu: command %llu is acknowledged, but on the disks of %u of %u voters only", index,
-            (unsigned long long)command, n_have, n_voters);
+        violation(s, "entry %llu: command %llu is acknowledged, but on the disks of %u of %u voters only",
+            index, (unsigned long long)command, n_have, n_voters);
     }
     if (f->command != 0 && f->command != command) {
         violation(s, "entry %llu: command %llu is acknowledged, but %llu was applied", index,
@@ -419,9 +425,10 @@ static void note_leader(struct member *m)
     }
 }
 
-/* ---- Configurations and entries, copied in and out of libraft's memory ------------------------------------------- */
+/* ---- Configurations and entries, copied in and out of libraft's memory --------------------------------- */
 
-static void configuration_make(struct sim *s, struct raft_configuration *c, const struct stored_snapshot *from)
+static void configuration_make(
+    struct sim *s, struct raft_configuration *c, const struct stored_snapshot *from)
 {
     unsigned i;
 
@@ -518,7 +525,7 @@ static struct raft_snapshot *snapshot_make(struct sim *s, const struct stored_sn
     return snapshot;
 }
 
-/* ---- The disk: what an operation does when it takes effect ------------------------------------------------------- */
+/* ---- The disk: what an operation does when it takes effect --------------------------------------------- */
 
 static void disk_append(struct member *m, const struct op *op)
 {
@@ -625,14 +632,15 @@ static void check_logs(struct sim *s)
                 same = same || p->term == q->term;
                 if (same && (p->term != q->term || p->type != q->type || p->len != q->len ||
                                 memcmp(p->payload, q->payload, p->len) != 0)) {
-                    violation(s, "the logs of members %u and %u agree beyond entry %llu, but not there", a, b, end);
+                    violation(
+                        s, "the logs of members %u and %u agree beyond entry %llu, but not there", a, b, end);
                 }
             }
         }
     }
 }
 
-/* ---- Links ------------------------------------------------------------------------------------------------------- */
+/* ---- Links --------------------------------------------------------------------------------------------- */
 
 static struct completion *completion_new(struct member *m, struct raft_io_send *req, raft_io_send_cb cb)
 {
@@ -778,7 +786,7 @@ static void deliver(struct sim *s, unsigned a, unsigned b)
     guard_recv(&to->guard, &m, hand_to_raft, to);
 }
 
-/* ---- raft_io ----------------------------------------------------------------------------------------------------- */
+/* ---- raft_io ------------------------------------------------------------------------------------------- */
 
 static struct member *member_of(struct raft_io *io)
 {
@@ -932,8 +940,8 @@ static int io_send(
     return 0;
 }
 
-static int io_append(struct raft_io *io, struct raft_io_append *req, const struct raft_entry entries[], unsigned n,
-    raft_io_append_cb cb)
+static int io_append(struct raft_io *io, struct raft_io_append *req, const struct raft_entry entries[],
+    unsigned n, raft_io_append_cb cb)
 {
     struct member *m = member_of(io);
     struct op *op;
@@ -976,7 +984,8 @@ static int io_snapshot_put(struct raft_io *io, unsigned trailing, struct raft_io
 {
     struct member *m = member_of(io);
 
-    guard_put_begin(&m->guard); /* (a member that has stopped keeps the request; nothing more is finished anyway) */
+    guard_put_begin(
+        &m->guard); /* (a member that has stopped keeps the request; nothing more is finished anyway) */
     assert(!m->put.pending);
     m->put = (struct put){.pending = true,
         .install = trailing == 0,
@@ -1044,7 +1053,7 @@ static const struct raft_io io_methods = {
     .async_work = io_async_work,
 };
 
-/* ---- The FSM ----------------------------------------------------------------------------------------------------- */
+/* ---- The FSM ------------------------------------------------------------------------------------------- */
 
 static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
@@ -1121,7 +1130,7 @@ static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
     return 0;
 }
 
-/* ---- Members: start, crash, close -------------------------------------------------------------------------------- */
+/* ---- Members: start, crash, close ---------------------------------------------------------------------- */
 
 static void member_start(struct member *m)
 {
@@ -1141,11 +1150,8 @@ static void member_start(struct member *m)
     m->transfer = NULL;
     m->barrier_term = 0;
     m->state = (struct fsm_state){0};
-    m->fsm = (struct raft_fsm){.version = 1,
-        .data = m,
-        .apply = fsm_apply,
-        .snapshot = fsm_snapshot,
-        .restore = fsm_restore};
+    m->fsm = (struct raft_fsm){
+        .version = 1, .data = m, .apply = fsm_apply, .snapshot = fsm_snapshot, .restore = fsm_restore};
     if (s->async_snapshots) {
         m->fsm.version = 3;
         m->fsm.snapshot_finalize = fsm_snapshot_finalize;
@@ -1339,11 +1345,11 @@ static void watch(struct sim *s)
     run_completions(s);
 }
 
-/* ---- Steps ------------------------------------------------------------------------------------------------------- */
+/* ---- Steps --------------------------------------------------------------------------------------------- */
 
-/* A failed append, as raft_uv's. With the guard, that was the last thing this instance did: whether the write reached
- * the disk is left to chance, and what comes behind it is lost if it did not. Without, raft_uv goes on, with the
- * indexes moved up. */
+/* A failed append, as raft_uv's. With the guard, that was the last thing this instance did: whether the write
+ * reached the disk is left to chance, and what comes behind it is lost if it did not. Without, raft_uv goes
+ * on, with the indexes moved up. */
 static void fail_append(struct member *m, const struct op *failed)
 {
     struct op *op;
@@ -1537,9 +1543,9 @@ static const struct raft_server *server_of(const struct raft_configuration *c, r
     return NULL;
 }
 
-/* Change the membership in some way; towards "all are voters" when the bad times are over. One voter is always left, and
- * the leader does not demote or remove itself: if it did, and crashed, it would be a member that is no voter in its own
- * eyes, has the longest log, and does not campaign. */
+/* Change the membership in some way; towards "all are voters" when the bad times are over. One voter is
+ * always left, and the leader does not demote or remove itself: if it did, and crashed, it would be a member
+ * that is no voter in its own eyes, has the longest log, and does not campaign. */
 static void change_membership(struct member *m)
 {
     struct sim *s = m->sim;
@@ -1682,7 +1688,7 @@ static void step(struct sim *s)
     }
 }
 
-/* ---- A run ------------------------------------------------------------------------------------------------------- */
+/* ---- A run --------------------------------------------------------------------------------------------- */
 
 static bool agreed(struct sim *s)
 {
@@ -1709,7 +1715,8 @@ static bool agreed(struct sim *s)
     return led && last >= s->last_acknowledged;
 }
 
-/* The bad times are over. Commands are submitted until some have been acknowledged, then the members must agree. */
+/* The bad times are over. Commands are submitted until some have been acknowledged, then the members must
+ * agree. */
 static void heal(struct sim *s)
 {
     uint64_t acknowledged = s->outcome->tally.acknowledged;
@@ -1776,7 +1783,8 @@ static void vary(struct sim *s)
     s->grow = s->changes && chance(s, 5000);
     s->threshold = 5 + random_below(s, 60);
     s->trailing = 1 + random_below(s, 20);
-    s->window = s->opt->guard && chance(s, 3000) ? 1000000 : 4 + random_below(s, 60); /* libraft needs a pause */
+    s->window =
+        s->opt->guard && chance(s, 3000) ? 1000000 : 4 + random_below(s, 60); /* libraft needs a pause */
     s->part_entries = chance(s, 5000) ? 4 + random_below(s, 12) : 1000;
     s->part_size = chance(s, 5000) ? 32 + random_below(s, 128) : 1000000; /* a command has 8 bytes */
 }
@@ -1831,7 +1839,7 @@ static void run_seed(const struct options *opt, uint64_t seed, struct outcome *o
     outcome->verdict = PASSED;
 }
 
-/* ---- Many seeds -------------------------------------------------------------------------------------------------- */
+/* ---- Many seeds ---------------------------------------------------------------------------------------- */
 
 struct totals {
     uint64_t n_seeds, n_unsafe, n_stuck, n_crashed;
@@ -1854,19 +1862,21 @@ static void tally_add(struct tally *to, const struct tally *t)
 
 static void tally_print(const struct tally *t)
 {
-    printf("# %llu elections, %llu commands acknowledged, %llu crashes, %llu faults, %llu snapshots taken, %llu sent, "
+    printf("# %llu elections, %llu commands acknowledged, %llu crashes, %llu faults, %llu snapshots taken, "
+           "%llu sent, "
            "%llu transfers, %llu changes of membership\n",
         (unsigned long long)t->elections, (unsigned long long)t->acknowledged, (unsigned long long)t->crashes,
         (unsigned long long)t->faults, (unsigned long long)t->snapshots, (unsigned long long)t->installs,
         (unsigned long long)t->transfers, (unsigned long long)t->changes);
-    printf("# guard: %llu results clamped, %llu held, %llu messages stripped, %llu begun later, %llu snapshots put off, "
-           "%llu messages dropped (%llu second votes), %llu terms told, %llu votes lent, %llu own terms, %llu ticks skipped, %llu early commits, %llu logs cut\n",
+    printf("# guard: %llu results clamped, %llu held, %llu messages stripped, %llu begun later, %llu "
+           "snapshots put off, "
+           "%llu messages dropped (%llu second votes), %llu terms told, %llu votes lent, %llu own terms, "
+           "%llu ticks skipped, %llu early commits, %llu logs cut\n",
         (unsigned long long)t->guard.clamped, (unsigned long long)t->guard.held,
         (unsigned long long)t->guard.stripped, (unsigned long long)t->guard.skipped,
-        (unsigned long long)t->guard.put_off,
-        (unsigned long long)t->guard.dropped, (unsigned long long)t->guard.second_votes,
-        (unsigned long long)t->guard.terms_told, (unsigned long long)t->guard.votes_lent,
-        (unsigned long long)t->guard.own_terms,
+        (unsigned long long)t->guard.put_off, (unsigned long long)t->guard.dropped,
+        (unsigned long long)t->guard.second_votes, (unsigned long long)t->guard.terms_told,
+        (unsigned long long)t->guard.votes_lent, (unsigned long long)t->guard.own_terms,
         (unsigned long long)t->guard.ticks_skipped, (unsigned long long)t->guard.early,
         (unsigned long long)t->log_cuts);
 }
@@ -1930,8 +1940,8 @@ static void run_seeds(const struct options *opt, struct totals *totals)
 {
     uint64_t seed = opt->seed_from, end = opt->seed_from + opt->n_seeds;
     struct job *jobs = must(calloc(opt->n_jobs, sizeof *jobs));
-    struct outcome *outcomes = mmap(
-        NULL, opt->n_jobs * sizeof *outcomes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct outcome *outcomes =
+        mmap(NULL, opt->n_jobs * sizeof *outcomes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     unsigned i, n_running = 0;
 
     if (outcomes == MAP_FAILED) {
@@ -1964,7 +1974,7 @@ static void run_seeds(const struct options *opt, struct totals *totals)
     free(jobs);
 }
 
-/* ---- The fixed programme of the continuous tests ----------------------------------------------------------------- */
+/* ---- The fixed programme of the continuous tests ------------------------------------------------------- */
 
 struct report {
     unsigned n_passed, n_failed;
@@ -2012,7 +2022,8 @@ static int run_ci(const struct options *base)
         opt.quiet = !plan[i].guard;
         run_seeds(&opt, &t);
         snprintf(text, sizeof text,
-            "%s the guard, %u members, %s disk failures: of %llu seeds %llu break a promise, %llu crash, %llu get stuck",
+            "%s the guard, %u members, %s disk failures: of %llu seeds %llu break a promise, %llu crash, "
+            "%llu get stuck",
             opt.guard ? "with" : "without", opt.n_members, opt.disk_failures ? "with" : "no",
             (unsigned long long)t.n_seeds, (unsigned long long)t.n_unsafe, (unsigned long long)t.n_crashed,
             (unsigned long long)t.n_stuck);
@@ -2030,7 +2041,7 @@ static int run_ci(const struct options *base)
     return r.n_failed == 0 ? 0 : 1;
 }
 
-/* ---- Command line ------------------------------------------------------------------------------------------------ */
+/* ---- Command line -------------------------------------------------------------------------------------- */
 
 static int usage(FILE *to, int status)
 {
@@ -2039,7 +2050,8 @@ static int usage(FILE *to, int status)
         "                 [--expect-violations] [--jobs J] [--verbose]\n"
         "       guard_sim --ci [--jobs J]\n"
         "\n"
-        "Runs libraft through COUNT simulations. Exit status 0: no violation (with --expect-violations: at least\n"
+        "Runs libraft through COUNT simulations. Exit status 0: no violation (with --expect-violations: at "
+        "least\n"
         "one); 1: otherwise; 2: the simulation itself could not be run.\n");
     return status;
 }
@@ -2113,7 +2125,8 @@ int main(int argc, char **argv)
     if (opt.verbose) {
         tally_print(&t.tally);
     }
-    printf("%llu seeds of %lu steps, %u members, %s the guard, %s disk failures: %llu break a promise, %llu crash, "
+    printf("%llu seeds of %lu steps, %u members, %s the guard, %s disk failures: %llu break a promise, %llu "
+           "crash, "
            "%llu get stuck\n",
         (unsigned long long)t.n_seeds, opt.n_steps, opt.n_members, opt.guard ? "with" : "without",
         opt.disk_failures ? "with" : "no", (unsigned long long)t.n_unsafe, (unsigned long long)t.n_crashed,
