@@ -1,121 +1,124 @@
 /* The guard around libraft 0.15: what it must not say, what it must not hear yet, and when it must stop.
  *
- * Owns nothing but counters, the results and the one InstallSnapshot that it holds back, and what it has learnt
- * about the leader of the current term. It looks into `struct raft`, whose fields are public, and acts through
- * the messages. Loop thread only; nothing here blocks, or asserts on what a peer or the disk does.
+ * Owns nothing but counters, the results and the one InstallSnapshot that it holds back, and what it has
+ * learnt about the leader of the current term. It looks into `struct raft`, whose fields are public, and acts
+ * through the messages. Loop thread only; nothing here blocks, or asserts on what a peer or the disk does.
  *
- * Raft rests on a few sentences. This is where libraft 0.15 breaks each, and what is done about it. With any of
- * the rules marked (+) taken out, tests/sim/guard_sim.c fails within a few thousand seeds; the others were found
- * by reading. Rules 1 to 9 are for safety, 10 and 11 for progress.
+ * Raft rests on a few sentences. This is where libraft 0.15 breaks each, and what is done about it. With any
+ * of the rules marked (+) taken out, tests/sim/guard_sim.c fails within a few thousand seeds; the others were
+ * found by reading. Rules 1 to 9 are for safety, 10 and 11 for progress.
  *
  * 1. "A successful reply means: my log, on disk, equals yours up to here." (+)
  *
- * libraft replies with last_stored, which also counts entries of former leaders that the present one has never
- * seen, and sends such a reply to a new leader when an old write completes. So a result is cut down to
- * min(match_index, last_stored). match_index is proven, not assumed: an AppendEntries of the current term names
- * two entries of its leader's log, the one before its own and the last of its own, and if our log has an entry
- * of that index and that term, then by the Log Matching Property it equals the leader's up to there, whatever
- * libraft made of the message. An installed snapshot proves its last index in the same way. Within one term a
- * leader only appends, so what is proven stays proven; with a new term match_index starts from 0. A result cut
- * down to 0 is still sent: it is true, and tells the leader that we live.
+ * libraft replies with last_stored, which also counts entries of former leaders that the present one has
+ * never seen, and sends such a reply to a new leader when an old write completes. So a result is cut down to
+ * min(match_index, last_stored). match_index is proven, not assumed: an AppendEntries of the current term
+ * names two entries of its leader's log, the one before its own and the last of its own, and if our log has
+ * an entry of that index and that term, then by the Log Matching Property it equals the leader's up to there,
+ * whatever libraft made of the message. An installed snapshot proves its last index in the same way. Within
+ * one term a leader only appends, so what is proven stays proven; with a new term match_index starts from 0.
+ * A result cut down to 0 is still sent: it is true, and tells the leader that we live.
  *
- * For the same reason leader_commit is cut down to the last index that the message speaks of: libraft commits up
- * to min(leader_commit, last_stored), which is right only if all up to leader_commit has been compared.
+ * For the same reason leader_commit is cut down to the last index that the message speaks of: libraft commits
+ * up to min(leader_commit, last_stored), which is right only if all up to leader_commit has been compared.
  *
  * 2. "A leader commits by counting only entries of its own term." (+)
  *
  * libraft counts for last_stored, of whatever term, and appends nothing when elected. So the caller appends a
- * barrier, and as leader we hold successful results until the entry at last_stored is of our own term. From then
- * on every count is for an entry of our own. Results are cumulative within a term, so one for each server, that
- * of the highest index, says all that those left out would have said, in whatever order they came. A rejection
- * is not held: it moves next_index and counts for nothing. Losing a held result (out of memory) is like losing a
- * message: the next heartbeat brings another.
+ * barrier, and as leader we hold successful results until the entry at last_stored is of our own term. From
+ * then on every count is for an entry of our own. Results are cumulative within a term, so one for each
+ * server, that of the highest index, says all that those left out would have said, in whatever order they
+ * came. A rejection is not held: it moves next_index and counts for nothing. Losing a held result (out of
+ * memory) is like losing a message: the next heartbeat brings another.
  *
  * 3. "What is not on disk has not happened." (+)
  *
- * libraft's leader, when its write fails, cuts the entries off, stays leader and uses their indexes again in the
- * same term, though followers may have stored them. So a failed append is the end of this instance: the callback
- * is withheld, nothing is sent or heard any more, and the caller closes it. The same holds for a snapshot that
- * could not be installed (libraft has already forgotten the log that it was to replace) and for a term or a vote
- * that could not be stored (libraft would campaign, or free garbage). A snapshot of our own that could not be
- * stored is harmless.
+ * libraft's leader, when its write fails, cuts the entries off, stays leader and uses their indexes again in
+ * the same term, though followers may have stored them. So a failed append is the end of this instance: the
+ * callback is withheld, nothing is sent or heard any more, and the caller closes it. The same holds for a
+ * snapshot that could not be installed (libraft has already forgotten the log that it was to replace) and for
+ * a term or a vote that could not be stored (libraft would campaign, or free garbage). A snapshot of our own
+ * that could not be stored is harmless.
  *
  * 4. "What replaces part of the log does so alone." (+)
  *
- * raft_uv loses a truncate that comes while a snapshot_put is pending. libraft counts an entry as stored twice,
- * or crashes, if it is truncated and received again before its first write is reported. So while anything is
- * being written, an AppendEntries that would truncate is stripped of its entries: what is left is a heartbeat
- * that its leader might have sent, and the leader sends the entries again. An InstallSnapshot is held until the
- * disk is idle and no snapshot is being taken; libraft would drop it, and the leader would wait for
- * install_snapshot_timeout. Only the newest is held: the leader of an older one has given up on it.
+ * raft_uv loses a truncate that comes while a snapshot_put is pending. libraft counts an entry as stored
+ * twice, or crashes, if it is truncated and received again before its first write is reported. So while
+ * anything is being written, an AppendEntries that would truncate is stripped of its entries: what is left is
+ * a heartbeat that its leader might have sent, and the leader sends the entries again. An InstallSnapshot is
+ * held until the disk is idle and no snapshot is being taken; libraft would drop it, and the leader would
+ * wait for install_snapshot_timeout. Only the newest is held: the leader of an older one has given up on it.
  *
  * 5. "A configuration holds from when its entry is in the log; who campaigns has on disk what it shows." (+)
  *
- * A follower whose writes complete after it has become a candidate never takes up a configuration among them; a
- * snapshot that is being installed would be restored under a leader's feet. So, while writes are in flight, a
- * follower gets no ticks and no TimeoutNow, and no RequestVote is sent. While a snapshot is being installed no
- * vote is asked of it either.
+ * A follower whose writes complete after it has become a candidate never takes up a configuration among them;
+ * a snapshot that is being installed would be restored under a leader's feet. So, while writes are in flight,
+ * a follower gets no ticks and no TimeoutNow, and no RequestVote is sent. While a snapshot is being installed
+ * no vote is asked of it either.
  *
  * 6. "A configuration that is cut off the log no longer holds." (+)
  *
- * libraft rolls back by looking up the previous configuration's entry, which may be long gone (a NULL pointer),
- * and after a restart it does not roll back at all. By the time io->truncate is called it is too late. So an
- * AppendEntries that would cut off a configuration is not delivered: the instance is to be closed and started
- * anew with its log cut there, when it finds the right one by itself. The same is done if a snapshot arrives for
- * an index at which we have an entry of a *later* term: libraft takes that for "already there" and acknowledges
- * it.
+ * libraft rolls back by looking up the previous configuration's entry, which may be long gone (a NULL
+ * pointer), and after a restart it does not roll back at all. By the time io->truncate is called it is too
+ * late. So an AppendEntries that would cut off a configuration is not delivered: the instance is to be closed
+ * and started anew with its log cut there, when it finds the right one by itself. The same is done if a
+ * snapshot arrives for an index at which we have an entry of a *later* term: libraft takes that for "already
+ * there" and acknowledges it.
  *
  * A snapshot must not contain a configuration from beyond it: none is taken while one lies ahead in the log.
- * (configuration_uncommitted_index does not tell: it is 0 after a restart.) After an installation libraft forgets
- * to reset configuration_uncommitted_index, and would refuse every change of membership from then on: we do it.
+ * (configuration_uncommitted_index does not tell: it is 0 after a restart.) After an installation libraft
+ * forgets to reset configuration_uncommitted_index, and would refuse every change of membership from then on:
+ * we do it.
  *
  * 7. "One vote a term."
  *
- * While a transfer of leadership is pending libraft votes for the transferee even if it has voted for another in
- * the same term. Such a request is dropped.
+ * While a transfer of leadership is pending libraft votes for the transferee even if it has voted for another
+ * in the same term. Such a request is dropped.
  *
  * 8. "Each leader has a term of its own." (+)
  *
  * A member that is the only voter makes itself leader without a new term: at raft_start(), on a tick, on
- * TimeoutNow. But in that term it, or another, may have sent entries that it has lost; the same index and term
- * then stand for two different entries, and a standby keeps the wrong one for ever. So it is given a new term,
- * and its own vote in it, before the tick that makes it leader; at the start it is first made to step down; and
- * TimeoutNow is dropped.
+ * TimeoutNow. But in that term it, or another, may have sent entries that it has lost; the same index and
+ * term then stand for two different entries, and a standby keeps the wrong one for ever. So it is given a new
+ * term, and its own vote in it, before the tick that makes it leader; at the start it is first made to step
+ * down; and TimeoutNow is dropped.
  *
  * 9. "Entries that I have already are not appended again." (+)
  *
  * If a leader begins at entry 1 (which it does if it was told last_log_index 0, as a member says that is
- * installing a snapshot), and our log begins later, behind a snapshot, libraft takes the entries that it has cut
- * off for new ones, puts them at the end of its log, and crashes. If it begins elsewhere before our log does, the
- * two never find each other: we refuse, it sends its snapshot, which is older than ours, and so on. What a
- * snapshot covers is committed, so every later leader has the same: the message is made to begin at our
- * snapshot's last entry.
+ * installing a snapshot), and our log begins later, behind a snapshot, libraft takes the entries that it has
+ * cut off for new ones, puts them at the end of its log, and crashes. If it begins elsewhere before our log
+ * does, the two never find each other: we refuse, it sends its snapshot, which is older than ours, and so on.
+ * What a snapshot covers is committed, so every later leader has the same: the message is made to begin at
+ * our snapshot's last entry.
  *
  * 10. "What a majority has stored is committed."
  *
- * libraft only ever asks whether a majority has stored all that the leader itself has stored. A leader whose disk
- * is a little faster than the others', and which is never given a pause, commits nothing at all. So while a
- * result is delivered, last_stored, of which libraft makes no other use then, is lowered to what a majority has
- * stored; libraft counts again for itself. It is lowered only to the end of one of the leader's own appends in
- * this term: what was submitted by one raft_apply() is committed as one, as its single callback, called for the
- * first of its entries, lets everybody believe.
+ * libraft only ever asks whether a majority has stored all that the leader itself has stored. A leader whose
+ * disk is a little faster than the others', and which is never given a pause, commits nothing at all. So
+ * while a result is delivered, last_stored, of which libraft makes no other use then, is lowered to what a
+ * majority has stored; libraft counts again for itself. It is lowered only to the end of one of the leader's
+ * own appends in this term: what was submitted by one raft_apply() is committed as one, as its single
+ * callback, called for the first of its entries, lets everybody believe.
  *
  * 11. "Somebody can always be elected." (+)
  *
- * A refusal of a pre-vote carries the term that was asked for, so a candidate of an old term, with the only log
- * that is long enough, never learns that its term is old, and nobody is elected any more: we put in our own term.
+ * A refusal of a pre-vote carries the term that was asked for, so a candidate of an old term, with the only
+ * log that is long enough, never learns that its term is old, and nobody is elected any more: we put in our
+ * own term.
  *
- * A member that is no voter in its own configuration refuses to vote. But that configuration may be one that was
- * never agreed, and its vote the one that is missing. Who asks takes it for a voter; so it votes as one. Nor does
- * such a member ever forget its leader, and it refuses to vote because it has one: if it has not heard from it
- * for an election timeout, the request is marked as one that may disrupt a leader.
+ * A member that is no voter in its own configuration refuses to vote. But that configuration may be one that
+ * was never agreed, and its vote the one that is missing. Who asks takes it for a voter; so it votes as one.
+ * Nor does such a member ever forget its leader, and it refuses to vote because it has one: if it has not
+ * heard from it for an election timeout, the request is marked as one that may disrupt a leader.
  *
- * A leader sends a new configuration while it is storing it. If it crashes before that is done, and a member that
- * is no voter in it has stored it, then that one does not campaign, and does not vote for those whose logs are
- * shorter; with two voters, that is the end. So no configuration is sent before it is on the leader's own disk.
+ * A leader sends a new configuration while it is storing it. If it crashes before that is done, and a member
+ * that is no voter in it has stored it, then that one does not campaign, and does not vote for those whose
+ * logs are shorter; with two voters, that is the end. So no configuration is sent before it is on the
+ * leader's own disk.
  *
- * What this costs: a follower that truncates waits for its own disk first; one whose disk hangs does not campaign;
- * after a change of membership each follower is sent the entries behind it once more. */
+ * What this costs: a follower that truncates waits for its own disk first; one whose disk hangs does not
+ * campaign; after a change of membership each follower is sent the entries behind it once more. */
 #include "raft/guard.h"
 
 #include <assert.h>

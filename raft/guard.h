@@ -5,34 +5,36 @@
  * cannot handle at this moment, stop for good when the disk has failed. Why each rule is sound is told in
  * guard.c; tests/sim/guard_sim.c fails without it.
  *
- * Use: one `struct guard` inside the wrapper of raft_io, initialised after raft_init() and before raft_start().
- * Every call is made on the loop thread; none blocks; none calls back except through the `deliver` it is given.
- * What the wrapper must do:
+ * Use: one `struct guard` inside the wrapper of raft_io, initialised after raft_init() and before
+ * raft_start(). Every call is made on the loop thread; none blocks; none calls back except through the
+ * `deliver` it is given. What the wrapper must do:
  *
  * - raft_start: guard_started(), at once.
  * - send: if guard_send() says no, complete with 0, later; send AppendEntries in parts, with guard_split_*().
  * - receiving: guard_recv() in place of libraft's callback.
  * - tick: guard_release(); then, if guard_tick() says so, libraft's callback.
  * - append: if guard_append_begin() says no, keep the request, write nothing, return 0.
- * - written: if guard_append_done(status) says so, libraft's callback, then guard_release(); else keep the request.
- * - snapshot_put: as append, with guard_put_begin() and guard_put_done(), for snapshots taken and installed alike.
+ * - written: if guard_append_done(status) says so, libraft's callback, then guard_release(); else keep the
+ *   request.
+ * - snapshot_put: as append, with guard_put_begin() and guard_put_done(), for snapshots taken and installed
+ *   alike.
  * - truncate: nothing; guard_recv() has made sure that nothing else is being written.
  * - set_term, set_vote: on failure guard_metadata_failed(), and return 0.
  * - fsm->snapshot: RAFT_BUSY unless guard_snapshot_ok().
  * - on becoming leader: raft_barrier(), at once. No change of membership, and no confirmed read, before
  *   guard_settled(). A leader never demotes or removes itself: it transfers its leadership first.
- * - after each turn of the loop: guard_status(). DUST_IO: the member is dead. DUST_AGAIN: it must be closed and
- *   started anew with its log cut. In both cases raft_close(), from a turn of its own. Then complete the requests
- *   that were kept, with RAFT_CANCELED, *newest first* (libraft cuts its log at each, and runs off its end if the
- *   oldest comes first), and only then the close.
+ * - after each turn of the loop: guard_status(). DUST_IO: the member is dead. DUST_AGAIN: it must be closed
+ *   and started anew with its log cut. In both cases raft_close(), from a turn of its own. Then complete the
+ *   requests that were kept, with RAFT_CANCELED, *newest first* (libraft cuts its log at each, and runs off
+ *   its end if the oldest comes first), and only then the close.
  *
- * A dead member has promised nothing that it does not keep; it is safe to start it again from its folder, once
- * the disk is sound.
+ * A dead member has promised nothing that it does not keep; it is safe to start it again from its folder,
+ * once the disk is sound.
  *
- * Limits: the guard sees one instance; it cannot help a member whose folder was lost, or put back from a copy,
- * and which starts under its old id. It writes some fields of struct raft: term and vote before a lone voter's
- * election, configuration_uncommitted_index after a snapshot was installed, the election timer at the start,
- * and, while a message is delivered, last_stored and the own role (guard.c, rules 6, 8, 10 and 11). */
+ * Limits: the guard sees one instance; it cannot help a member whose folder was lost, or put back from a
+ * copy, and which starts under its old id. It writes some fields of struct raft: term and vote before a lone
+ * voter's election, configuration_uncommitted_index after a snapshot was installed, the election timer at the
+ * start, and, while a message is delivered, last_stored and the own role (guard.c, rules 6, 8, 10 and 11). */
 #ifndef DUST_RAFT_GUARD_H
 #define DUST_RAFT_GUARD_H
 
@@ -82,7 +84,8 @@ struct guard {
     raft_term match_term;
     raft_index match_index;
 
-    /* What the message being delivered says of its leader's log; leader_term 0: nothing is being delivered. */
+    /* What the message being delivered says of its leader's log; leader_term 0: nothing is being delivered.
+     */
     struct {
         raft_term leader_term;
         raft_index prev_index, last_index; /* prev_index <= last_index */
@@ -100,8 +103,8 @@ struct guard {
     unsigned n_held, held_cap;
     raft_term held_term;
 
-    /* As leader of ends_term: the last index of each of our appends, ascending, those committed left out in time.
-     * n_ends <= ends_cap */
+    /* As leader of ends_term: the last index of each of our appends, ascending, those committed left out in
+     * time. n_ends <= ends_cap */
     raft_index *ends;
     unsigned n_ends, ends_cap;
     raft_term ends_term;
@@ -140,12 +143,14 @@ void guard_started(struct guard *g, guard_deliver_fn deliver, void *ctx);
 bool guard_tick(struct guard *g);
 
 /* Around io->append. begin: false if the member has stopped: keep the request, write nothing. done: with the
- * status of the write, before libraft's callback; false: do not call that callback, but keep the request for the
- * end (see the top). While the instance is being closed it is false for each that failed or was cancelled. */
+ * status of the write, before libraft's callback; false: do not call that callback, but keep the request for
+ * the end (see the top). While the instance is being closed it is false for each that failed or was
+ * cancelled. */
 bool guard_append_begin(struct guard *g);
 bool guard_append_done(struct guard *g, int status);
 
-/* Around io->snapshot_put, in the same way. The failed put of a snapshot that libraft took itself is passed on. */
+/* Around io->snapshot_put, in the same way. The failed put of a snapshot that libraft took itself is passed
+ * on. */
 bool guard_put_begin(struct guard *g);
 bool guard_put_done(struct guard *g, int status);
 
@@ -157,8 +162,9 @@ void guard_metadata_failed(struct guard *g);
 int guard_status(const struct guard *g, struct err *e);
 bool guard_dead(const struct guard *g);
 
-/* From which entry on the log is to be cut, 0 if it is not. In the `load` of the new instance: drop the entries
- * from here on and call the inner `truncate` for it. If that does not reach the disk, no harm is done. */
+/* From which entry on the log is to be cut, 0 if it is not. In the `load` of the new instance: drop the
+ * entries from here on and call the inner `truncate` for it. If that does not reach the disk, no harm is
+ * done. */
 raft_index guard_cut_index(const struct guard *g);
 
 /* Whether the FSM may give libraft a snapshot now: no configuration beyond it could get into it. */
