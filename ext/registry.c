@@ -501,8 +501,7 @@ int registry_leave(struct hosted *h, struct err *e)
         return rv;
     }
     atomic_store(&h->db->left, true);
-    node_stop(h->node);
-    h->node = NULL;
+    node_halt(h->node);
     rv = database_end(h->db, e);
     if (rv != DUST_OK) {
         return rv;
@@ -516,7 +515,6 @@ int registry_leave(struct hosted *h, struct err *e)
         }
     }
     pthread_mutex_unlock(&registry.list);
-    /* Connections that are open keep pointing at the database object: it stays. */
-    free(h);
+    /* Connections that are open keep pointing at the database and the node: they stay, and answer with an error. */
     return DUST_OK;
 }

@@ -9,7 +9,7 @@
 struct hosted {
     struct hosted *next;
     struct database *db;
-    struct node *node; /* NULL once it has left */
+    struct node *node;
     int pid;
     char address[ADDRESS_TEXT_MAX];
 };

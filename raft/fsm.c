@@ -497,6 +497,16 @@ void fsm_init(struct node *n)
     }
 }
 
+void fsm_restart(struct node *n)
+{
+    struct head_info head;
+
+    drop_assembly(n);
+    store_agreed(n->db->store, &head);
+    n->self.file_version = head.id; /* what is applied stays applied */
+    n->self.file_index = store_applied(n->db->store);
+}
+
 void fsm_deinit(struct node *n)
 {
     drop_assembly(n);

@@ -449,6 +449,42 @@ static void on_append(struct raft_io_append *req, int status)
     guard_release(&n->io.guard, deliver, n);
 }
 
+/* Drop the entries from cut_index on. The memory of a batch goes when no entry is left in it. */
+static void cut_entries(struct node *n, raft_index start, struct raft_entry *entries[], size_t *n_entries)
+{
+    raft_index cut = n->io.cut_index;
+    size_t keep = cut > start ? (size_t)(cut - start) : 0;
+
+    if (cut == 0 || keep >= *n_entries) {
+        n->io.cut_index = 0;
+        return;
+    }
+    for (size_t i = keep; i < *n_entries; i++) {
+        bool shared = (*entries)[i].batch != NULL && ((keep > 0 && (*entries)[keep - 1].batch == (*entries)[i].batch) ||
+                                                         (i > keep && (*entries)[i - 1].batch == (*entries)[i].batch));
+
+        if ((*entries)[i].batch == NULL) {
+            raft_free((*entries)[i].buf.base);
+        } else if (!shared) {
+            raft_free((*entries)[i].batch);
+        }
+    }
+    *n_entries = keep;
+    if (keep == 0) {
+        raft_free(*entries);
+        *entries = NULL;
+    }
+}
+
+void io_started(struct node *n)
+{
+    if (n->io.cut_index != 0) {
+        n->io.truncate(&n->io.raft_io, n->io.cut_index); /* if it does not reach the disk, no harm is done */
+        n->io.cut_index = 0;
+    }
+    guard_started(&n->io.guard, deliver, n);
+}
+
 /* Where app.db stands in the log has to be known before libraft applies anything, which raft_start may do already. */
 static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
@@ -459,6 +495,7 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     if (rv != 0) {
         return rv;
     }
+    cut_entries(n, *start, entries, n_entries);
     n->io.load_err.code = DUST_OK;
     if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, &n->io.load_err) != DUST_OK) {
         return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
@@ -596,6 +633,7 @@ int io_init(struct node *n, struct err *e)
     n->io.close = io->close;
     n->io.set_term = io->set_term;
     n->io.set_vote = io->set_vote;
+    n->io.truncate = io->truncate;
     io->send = io_send;
     io->load = io_load;
     io->start = io_start;

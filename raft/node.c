@@ -26,6 +26,11 @@ void node_post(struct node *n, struct job *job)
 
     job->next = NULL;
     pthread_mutex_lock(&n->mutex);
+    if (n->halted) {
+        pthread_mutex_unlock(&n->mutex);
+        job->run(n, job); /* every job knows a node that has stopped */
+        return;
+    }
     *n->jobs_tail = job;
     n->jobs_tail = &job->next;
     wake = !n->signalled && !n->loop_done;
@@ -194,6 +199,23 @@ void node_fail(struct node *n, const struct err *e)
     }
 }
 
+static void close_all(struct node *n);
+
+/* The guard wants the instance started anew with its log cut. Transactions in flight stay, and are sent again. */
+static void begin_again(struct node *n)
+{
+    report(&n->db->report, DUST_OK, "the log is cut from entry %llu on and begun again",
+        (unsigned long long)guard_cut_index(&n->io.guard));
+    n->io.cut_index = guard_cut_index(&n->io.guard);
+    n->restart = true;
+    n->stopping = true;
+    submit_leader_changed(n);
+    grant_leader_changed(n);
+    change_fail_calls(n, DUST_AGAIN, NULL);
+    transfer_deinit(n);
+    close_all(n);
+}
+
 /* Look at what libraft has come to. */
 static void watch(struct node *n)
 {
@@ -203,7 +225,13 @@ static void watch(struct node *n)
     if (!n->running || n->stopping) {
         return;
     }
-    if (guard_status(&n->io.guard, &e) != DUST_OK) {
+    switch (guard_status(&n->io.guard, &e)) {
+    case DUST_OK:
+        break;
+    case DUST_AGAIN:
+        begin_again(n);
+        return;
+    default:
         node_fail(n, &e);
         return;
     }
@@ -362,6 +390,7 @@ int node_begin_raft(struct node *n, struct err *e)
             n->db->dir, raft_errmsg(&n->raft));
     }
     store_set_applied(n->db->store, n->fsm.skip_until);
+    io_started(n);
     n->running = true;
     watch(n);
     return DUST_OK;
@@ -380,6 +409,9 @@ static void peers_closed(void *arg)
     struct node *n = arg;
 
     n->peers = NULL;
+    pthread_mutex_lock(&n->mutex);
+    n->loop_done = true;
+    pthread_mutex_unlock(&n->mutex);
     close_handle((uv_handle_t *)&n->async, NULL);
     close_handle((uv_handle_t *)&n->timer, NULL);
     close_handle((uv_handle_t *)&n->notice, NULL);
@@ -393,17 +425,9 @@ static void raft_has_closed(struct raft *r)
     n->raft_closed = true;
 }
 
-/* From here on nothing new is begun; the loop ends when all handles are closed. */
-static void shut_down(struct node *n)
+/* The loop ends when all handles are closed. */
+static void close_all(struct node *n)
 {
-    if (n->stopping) {
-        return;
-    }
-    n->stopping = true;
-    turn_close(&n->db->turn);
-    submit_fail(n, DUST_UNKNOWN, "this member was stopped before the cluster had answered");
-    change_fail_calls(n, DUST_CLOSED, "this member is shutting down");
-    transfer_deinit(n);
     if (n->raft_open) {
         n->raft.data = n;
         guard_deinit(&n->io.guard);
@@ -413,6 +437,22 @@ static void shut_down(struct node *n)
         peers_close(n->peers, peers_closed, n);
     } else {
         peers_closed(n);
+    }
+}
+
+/* From here on nothing new is begun. */
+static void shut_down(struct node *n)
+{
+    bool closing = n->stopping;
+
+    n->restart = false;
+    n->stopping = true;
+    turn_close(&n->db->turn);
+    submit_fail(n, DUST_UNKNOWN, "this member was stopped before the cluster had answered");
+    change_fail_calls(n, DUST_CLOSED, "this member is shutting down");
+    transfer_deinit(n);
+    if (!closing) {
+        close_all(n);
     }
 }
 
@@ -457,26 +497,67 @@ static int start_on_loop(struct node *n, struct err *e)
     return rv;
 }
 
-static void *loop_thread(void *arg)
+/* Forget the instance that has been closed. */
+static void forget_instance(struct node *n)
 {
-    struct node *n = arg;
+    raft_index cut = n->io.cut_index;
+
+    memset(&n->raft, 0, sizeof n->raft);
+    memset(&n->io, 0, sizeof n->io);
+    n->io.cut_index = cut;
+    n->raft_open = n->running = n->raft_closed = n->stopping = n->restart = false;
+    n->seen_term = 0;
+    n->seen_state = 0;
+    n->seen_leader = 0;
+    n->opt.mode = NODE_RESUME;
+    fsm_restart(n);
+}
+
+static void run_loop(struct node *n)
+{
     struct err e;
 
+    pthread_mutex_lock(&n->mutex);
+    n->loop_done = false;
+    n->signalled = false;
+    pthread_mutex_unlock(&n->mutex);
     if (start_on_loop(n, &e) != DUST_OK) {
         node_fail(n, &e);
         shut_down(n);
     }
+    run_jobs(n);
     uv_run(&n->loop, UV_RUN_DEFAULT);
     io_close_done(n);
+    run_deferred(n);
     uv_loop_close(&n->loop);
+}
+
+static void *loop_thread(void *arg)
+{
+    struct node *n = arg;
+
+    run_loop(n);
+    while (n->restart) {
+        struct err e;
+
+        forget_instance(n);
+        if (uv_loop_init(&n->loop) != 0) {
+            err_set(&e, DUST_NOMEM, "cannot make an event loop");
+            node_fail(n, &e);
+            break;
+        }
+        run_loop(n);
+    }
     pthread_mutex_lock(&n->mutex);
-    n->loop_done = true;
+    n->halted = true;
+    n->stopping = true;
     if (n->state != NODE_FAILED) {
         n->state = NODE_STOPPED;
     }
     n->up = true;
     pthread_cond_broadcast(&n->cond);
     pthread_mutex_unlock(&n->mutex);
+    run_jobs(n);
     return NULL;
 }
 
@@ -578,16 +659,12 @@ static void stop_run(struct node *n, struct job *job)
     shut_down(n);
 }
 
-void node_stop(struct node *n)
+void node_halt(struct node *n)
 {
-    struct job *job;
+    struct job *job = malloc(sizeof *job);
 
-    if (n == NULL) {
-        return;
-    }
-    job = calloc(1, sizeof *job);
     while (job == NULL) {
-        job = calloc(1, sizeof *job);
+        job = malloc(sizeof *job);
     }
     pthread_mutex_lock(&n->mutex);
     if (n->state == NODE_RUNNING) {
@@ -597,11 +674,14 @@ void node_stop(struct node *n)
     job->run = stop_run;
     node_post(n, job);
     pthread_join(n->thread, NULL);
-    for (struct job *j = n->jobs, *next; j != NULL; j = next) {
-        next = j->next;
-        j->run(n, j); /* every job knows a node that has stopped */
+}
+
+void node_stop(struct node *n)
+{
+    if (n != NULL) {
+        node_halt(n);
+        node_free(n);
     }
-    node_free(n);
 }
 
 /* ---- submitting: SQL threads ---- */

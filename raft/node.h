@@ -36,8 +36,12 @@ struct node_options {
  * DUST_EXISTS: address in use. DUST_NOLEADER: nobody answered in time. DUST_CORRUPT, DUST_VERSION, DUST_IO, … */
 int node_start(struct node **out, struct database *db, const struct node_options *opt, struct err *e);
 
-/* Hand over leadership if we have it, stop the thread and free all. NULL is fine. Any thread but the loop's. */
+/* Stop the thread and free all. NULL is fine. Any thread but the loop's. */
 void node_stop(struct node *n);
+
+/* Stop the thread, but keep the object: what is asked of it from now on gets an error. For a database on which
+ * connections are still open. */
+void node_halt(struct node *n);
 
 /* A short copy of where things stand. Any thread. */
 struct node_view {

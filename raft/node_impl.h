@@ -62,12 +62,14 @@ struct io {
     int (*snapshot_put)(struct raft_io *, unsigned, struct raft_io_snapshot_put *, const struct raft_snapshot *,
         raft_io_snapshot_put_cb);
     void (*close)(struct raft_io *, raft_io_close_cb);
+    int (*truncate)(struct raft_io *, raft_index);
     int (*set_term)(struct raft_io *, raft_term);
     int (*set_vote)(struct raft_io *, raft_id);
     struct {
         raft_id id;
         raft_index told; /* the commit index last told to this member */
     } told[MAX_MEMBERS];
+    raft_index cut_index; /* leave out the log from here on when it is loaded; 0: nothing */
     struct append_req *kept; /* withheld by the guard, newest first */
     struct put_req *kept_put;
 };
@@ -226,7 +228,9 @@ struct node {
     enum { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED } state; /* under mutex */
     struct err failure;                                                                  /* under mutex */
     bool up;        /* under mutex: node_start may return */
-    bool loop_done; /* under mutex */
+    bool loop_done; /* under mutex: jobs are queued, but nobody is woken for them */
+    bool halted;    /* under mutex: the thread has ended; jobs are run by whoever posts them */
+    bool restart;   /* begin again when the loop has drained: the guard wants the log cut */
 
     struct raft raft;
     bool raft_open; /* raft_init done */
@@ -291,6 +295,7 @@ int node_begin_raft(struct node *n, struct err *e);
 /* io.c */
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
+void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
 void io_receive(void *ctx, void *data, size_t len);
 void io_note(struct node *n, const char *address, raft_id to, const struct note *note);
@@ -298,6 +303,7 @@ void io_tell_commit(struct node *n, bool everybody);
 
 /* fsm.c */
 void fsm_init(struct node *n);
+void fsm_restart(struct node *n); /* the instance is begun again: nothing is applied twice */
 void fsm_deinit(struct node *n);
 void fsm_tick(struct node *n); /* adapts when the next snapshot is taken */
 int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_index start,

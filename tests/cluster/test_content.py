@@ -116,7 +116,7 @@ def test_large_blobs(box, three):
         result = [hashlib.sha256(r[0]).hexdigest() for r in conn.execute('SELECT x FROM t ORDER BY id')]
         """)) for m in three}
     assert len(sums) == 1
-    assert c.one("SELECT instr(x, 'in the middle') FROM t WHERE id = 1") == n // 2 + 1
+    assert c.one("SELECT instr(x, CAST('in the middle' AS BLOB)) FROM t WHERE id = 1") == n // 2 + 1
 
 
 def test_one_transaction_of_100_mb(box, three):

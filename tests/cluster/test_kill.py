@@ -23,7 +23,7 @@ def check_rows(box, members, whos, killed=()):
     return len(acked)
 
 
-def setup(box, **args):
+def cluster_of_three(box, **args):
     members = box.cluster(3, **args)
     members[0].sql("CREATE TABLE acked(id INTEGER PRIMARY KEY, who TEXT, seq INT)")
     box.settle(*members)
@@ -32,7 +32,7 @@ def setup(box, **args):
 
 @pytest.mark.sanitize
 def test_kill_the_leader_again_and_again(box):
-    members = setup(box)
+    members = cluster_of_three(box)
     whos, killed = [], set()
 
     def begin(m, life):
@@ -71,7 +71,7 @@ def test_kill_the_leader_again_and_again(box):
 
 
 def test_kill_all_at_once(box):
-    members = setup(box)
+    members = cluster_of_three(box)
     for round_ in range(scaled(3, 1)):
         whos = ["%s%d" % (m.name, round_) for m in members]
         for m, who in zip(members, whos):
@@ -103,7 +103,7 @@ def test_kill_all_at_once(box):
 @pytest.mark.sanitize
 def test_kill_a_follower(box):
     """The others do not even pause; it catches up."""
-    members = setup(box)
+    members = cluster_of_three(box)
     leader = box.leader(*members)
     victim, other = [m for m in members if m is not leader]
     for m in members:
@@ -162,7 +162,7 @@ def test_kill_in_a_checkpoint(box):
 
 def test_majority_lost_and_back(box):
     """Two of three gone: no write is acknowledged, reads go on; when they are back, so are writes."""
-    a, b, c = setup(box)
+    a, b, c = cluster_of_three(box)
     a.sql("INSERT INTO acked(who, seq) VALUES('x', 1)")
     box.settle(a, b, c)
     b.kill9()
@@ -184,7 +184,7 @@ def test_majority_lost_and_back(box):
 @pytest.mark.sanitize
 def test_frozen_leader(box):
     """SIGSTOP is worse than death: it comes back and believes it leads."""
-    members = setup(box)
+    members = cluster_of_three(box)
     leader = box.leader(*members)
     others = [m for m in members if m is not leader]
     for m in members:
@@ -203,7 +203,7 @@ def test_frozen_leader(box):
 
 
 def test_transfers_of_leadership_under_writes(box):
-    members = setup(box)
+    members = cluster_of_three(box)
     for m in members:
         m.writer()
     ids = {m: m.id() for m in members}
