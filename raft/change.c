@@ -194,8 +194,7 @@ static void leader_change(struct node *n, struct asker *a, int what, raft_id id)
 
     if (s == NULL) {
         snprintf(text, sizeof text, "there is no member %llu in this cluster", (unsigned long long)id);
-        answer(n, a, NOTE_CHANGE_REPLY, NULL, what == CHANGE_REMOVE ? DUST_OK : DUST_NOTFOUND,
-            what == CHANGE_REMOVE ? NULL : text);
+        answer(n, a, NOTE_CHANGE_REPLY, NULL, DUST_NOTFOUND, text);
         return;
     }
     if ((what == CHANGE_PROMOTE && s->role == RAFT_VOTER) || (what == CHANGE_DEMOTE && s->role == RAFT_STANDBY) ||

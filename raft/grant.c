@@ -34,8 +34,7 @@
 
 void grant_poke(struct node *n)
 {
-    atomic_store(&n->grant.poke, true);
-    uv_async_send(&n->async);
+    node_wake(n); /* grant_look runs before the loop sleeps again */
 }
 
 /* ---- the member's side ---- */
@@ -415,7 +414,6 @@ void grant_look(struct node *n)
     unsigned active;
     bool wants, held;
 
-    atomic_store(&g->poke, false);
     try_open(n);
     try_give_back(n);
     if (g->number == 0 || node_is_leader(n)) {

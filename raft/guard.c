@@ -137,6 +137,11 @@ struct guard_held {
 #define SEES_INSIDE true
 #define PROGRESS_PROBE 0 /* raft_progress.state: PROGRESS__PROBE, src/progress.h */
 
+static bool is_pre_vote(const struct raft_request_vote_result *v)
+{
+    return v->pre_vote == raft_tribool_true;
+}
+
 /* The in-memory log as libraft keeps it: a ring of entries for offset + 1, offset + 2, ... */
 static raft_index log_last_index(const struct raft *r)
 {
@@ -205,6 +210,11 @@ static bool probing(const struct raft *r, raft_id id)
 
 #define SEES_INSIDE false
 
+static bool is_pre_vote(const struct raft_request_vote_result *v)
+{
+    return v->pre_vote;
+}
+
 static raft_index log_last_index(const struct raft *r)
 {
     (void)r;
@@ -268,6 +278,12 @@ static raft_term log_term(const struct raft *r, raft_index i)
     }
     entry = log_entry(r, i);
     return entry == NULL ? 0 : entry->term;
+}
+
+/* Whether the log has this entry. (A term of 0 is that of no entry.) */
+static bool log_has(const struct raft *r, raft_index i, raft_term term)
+{
+    return term != 0 && log_term(r, i) == term;
 }
 
 /* Whether a configuration entry is in the log at `from` or beyond. */
@@ -403,22 +419,21 @@ static void learn(struct guard *g)
         return;
     }
     match = proven(g);
-    if (g->claim.prev_index > match && log_term(r, g->claim.prev_index) == g->claim.prev_term) {
+    if (g->claim.prev_index > match && log_has(r, g->claim.prev_index, g->claim.prev_term)) {
         match = g->claim.prev_index;
     }
-    if (g->claim.last_index > match) {
-        if (log_term(r, g->claim.last_index) == g->claim.last_term) {
-            match = g->claim.last_index;
-        } else if (g->claim.snapshot && log_snapshot_index(r) >= g->claim.last_index) {
-            match = g->claim.last_index; /* both are committed, so one is a prefix of the other */
-        }
+    /* (Two snapshots are both of committed entries, so the older is of a prefix of the newer.) */
+    if (g->claim.last_index > match &&
+        (log_has(r, g->claim.last_index, g->claim.last_term) ||
+            (g->claim.snapshot && log_snapshot_index(r) >= g->claim.last_index))) {
+        match = g->claim.last_index;
     }
     g->match_index = match;
 }
 
 static bool is_pre_vote_refusal(const struct raft_message *m)
 {
-    return m->type == RAFT_IO_REQUEST_VOTE_RESULT && m->request_vote_result.pre_vote == raft_tribool_true &&
+    return m->type == RAFT_IO_REQUEST_VOTE_RESULT && is_pre_vote(&m->request_vote_result) &&
            !m->request_vote_result.vote_granted;
 }
 
@@ -473,7 +488,7 @@ static raft_index truncation(const struct raft *r, const struct raft_append_entr
     if (a->term < r->current_term) {
         return 0;
     }
-    if (a->prev_log_index != 0 && log_term(r, a->prev_log_index) != a->prev_log_term) {
+    if (a->prev_log_index != 0 && !log_has(r, a->prev_log_index, a->prev_log_term)) {
         return 0;
     }
     for (i = 0; i < a->n_entries; i++) {
@@ -541,11 +556,12 @@ static void recv_append_entries(struct guard *g, struct raft_message *m, guard_d
     deliver_claim(g, m, deliver, ctx);
 }
 
-/* Keep *m until guard_release(). Without memory it is lost, and the leader sends another after its timeout.
- */
+/* Keep *m until guard_release(), if it is not from an older leader than the one kept already. Without memory
+ * it is lost, and the leader sends another after its timeout. */
 static void put_off(struct guard *g, struct raft_message *m)
 {
-    char *address = strdup(m->server_address);
+    bool older = g->install.type != 0 && g->install.install_snapshot.term > m->install_snapshot.term;
+    char *address = older ? NULL : strdup(m->server_address);
 
     if (address == NULL) {
         g->counts.dropped++;
@@ -564,12 +580,15 @@ static void recv_install_snapshot(
 {
     const struct raft_install_snapshot *s = &m->install_snapshot;
 
+    if (s->term < g->r->current_term) { /* libraft will say so, and nothing else */
+        deliver(ctx, m);
+        return;
+    }
     if (busy(g) || taking_snapshot(g->r)) {
         put_off(g, m);
         return;
     }
-    if (s->term >= g->r->current_term && s->last_index > g->r->commit_index &&
-        log_term(g->r, s->last_index) > s->last_term) {
+    if (s->last_index > g->r->commit_index && log_term(g->r, s->last_index) > s->last_term) {
         g->cut_index = s->last_index;
         message_free(m);
         return;
@@ -782,8 +801,8 @@ static void recv_result(struct guard *g, struct raft_message *m, guard_deliver_f
     const char *address;
 
     if (r->state == RAFT_LEADER && result->rejected == 0 && result->term == r->current_term && must_hold(r)) {
-        if (known_server(
-                r, m->server_id, &address)) { /* libraft ignores others: so the array stays bounded */
+        /* (libraft ignores others; and so the array stays bounded.) */
+        if (known_server(r, m->server_id, &address)) {
             hold(g, m->server_id, result);
         }
         return;
@@ -833,8 +852,8 @@ static void settle_install(struct guard *g)
 {
     struct raft *r = g->r;
 
-    if (r->last_applied <
-        g->install_index) { /* the FSM refused it: libraft has neither the old state nor the new */
+    if (r->last_applied < g->install_index) {
+        /* The FSM refused it: libraft has neither the old state nor the new. */
         fail(g, GUARD_INSTALL_FAILED);
     } else {
         r->configuration_uncommitted_index = 0; /* its entry is gone with the log */

@@ -127,16 +127,18 @@ void guard_deinit(struct guard *g);
  * complete the request with status 0, and not from within send. */
 bool guard_send(struct guard *g, struct raft_message *m);
 
-/* A message has arrived. Takes over its payload (as libraft would): hands it to deliver, keeps it, or frees
- * it. m->server_id and m->server_address are the sender; the address need not outlive the call. deliver is
- * called 0 or 1 times. Not to be called from within deliver. */
+/* A message has arrived, well formed. Takes over its payload, as libraft would: hands it to deliver, keeps
+ * it, or frees it. Entries are one array from raft_malloc(), their data one chunk from raft_malloc() that
+ * each names as its batch. m->server_id and m->server_address are the sender; the address need not outlive
+ * the call. deliver is called 0 or 1 times. Not to be called from within deliver. */
 void guard_recv(struct guard *g, struct raft_message *m, guard_deliver_fn deliver, void *ctx);
 
 /* Deliver what was held and may now go. To be called after every completed append and snapshot_put, after
  * libraft's own callback, and on every tick; never from within deliver. */
 void guard_release(struct guard *g, guard_deliver_fn deliver, void *ctx);
 
-/* raft_start() has just returned 0: to be called before anything else. */
+/* raft_start() has just returned 0: to be called before anything else. The only voter is made to step down;
+ * the next tick makes it leader again (the wrapper may give it that tick at once). */
 void guard_started(struct guard *g, guard_deliver_fn deliver, void *ctx);
 
 /* Whether to pass this tick on to libraft. May call io->set_term and io->set_vote. */

@@ -20,10 +20,17 @@
 
 /* ---- jobs ---- */
 
+/* Under the mutex, so that the handle is not closed meanwhile. */
+static void wake(struct node *n)
+{
+    if (!n->signalled && !n->loop_done) {
+        uv_async_send(&n->async);
+        n->signalled = true;
+    }
+}
+
 void node_post(struct node *n, struct job *job)
 {
-    bool wake;
-
     job->next = NULL;
     pthread_mutex_lock(&n->mutex);
     if (n->halted) {
@@ -33,11 +40,14 @@ void node_post(struct node *n, struct job *job)
     }
     *n->jobs_tail = job;
     n->jobs_tail = &job->next;
-    wake = !n->signalled && !n->loop_done;
-    n->signalled = true;
-    if (wake) {
-        uv_async_send(&n->async);
-    }
+    wake(n);
+    pthread_mutex_unlock(&n->mutex);
+}
+
+void node_wake(struct node *n)
+{
+    pthread_mutex_lock(&n->mutex);
+    wake(n);
     pthread_mutex_unlock(&n->mutex);
 }
 

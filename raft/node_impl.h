@@ -146,7 +146,6 @@ struct grant {
     bool told_want;
     _Atomic uint64_t beacon_ms; /* when the leader was last heard; any thread reads */
     uint64_t leader_commit;
-    _Atomic bool poke; /* set by any thread: look at the turn */
     /* as the leader */
     raft_id holder; /* 0: nobody */
     uint64_t last_number;
@@ -279,6 +278,7 @@ static inline uint64_t node_now(const struct node *n)
 
 /* node.c */
 void node_post(struct node *n, struct job *job); /* any thread */
+void node_wake(struct node *n);                  /* any thread */
 void node_defer(struct node *n, struct job *job); /* run it before the loop sleeps; loop thread only */
 void node_fail(struct node *n, const struct err *e);
 void node_set_up(struct node *n);

@@ -53,11 +53,6 @@ static int locking_mode(struct dfile *f, char **arg)
     return arg[2] != NULL && one_of(arg[2], modes) ? answer_lower(f, arg) : answer(f, arg, "normal");
 }
 
-static int synchronous(struct dfile *f, char **arg)
-{
-    return arg[2] != NULL ? SQLITE_OK : answer(f, arg, "2");
-}
-
 static int mmap_size(struct dfile *f, char **arg)
 {
     return answer(f, arg, "0");
@@ -112,14 +107,14 @@ int file_pragma(struct dfile *f, char **arg)
     } pragmas[] = {
         {"journal_mode", journal_mode},
         {"locking_mode", locking_mode},
-        {"synchronous", synchronous},
         {"mmap_size", mmap_size},
         {"page_size", page_size},
         {"dust_consistency", dust_consistency},
         {"dust_freshness", dust_freshness},
     };
 
-    /* wal_checkpoint is left to SQLite, which finds no WAL and says so in the three columns that programs expect. */
+    /* Two are left to SQLite because they change nothing here: wal_checkpoint, which finds no WAL and says so in the
+     * three columns that programs expect; and synchronous, for xSync does nothing and FCNTL_SYNC comes at every level. */
     for (size_t i = 0; i < sizeof pragmas / sizeof pragmas[0]; i++) {
         if (strcasecmp(arg[1], pragmas[i].name) == 0) {
             return pragmas[i].answer(f, arg);
