@@ -440,7 +440,8 @@ static void on_append(struct raft_io_append *req, int status)
     struct append_req *a = (struct append_req *)req;
     struct node *n = a->node;
 
-    if (!guard_append_done(&n->io.guard, status)) {
+    /* When the storage is closed it cancels the oldest first, which libraft does not survive. */
+    if (n->stopping || !guard_append_done(&n->io.guard, status)) {
         keep(a);
         return;
     }
@@ -536,7 +537,7 @@ static void on_put(struct raft_io_snapshot_put *req, int status)
     struct put_req *p = (struct put_req *)req;
     struct node *n = p->node;
 
-    if (!guard_put_done(&n->io.guard, status)) {
+    if (n->stopping || !guard_put_done(&n->io.guard, status)) {
         n->io.kept_put = p;
         return;
     }

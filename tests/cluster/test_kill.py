@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from cluster import plain, scaled, wait_until
+from cluster import SqlError, plain, scaled, wait_until
 
 
 def check_rows(box, members, whos, killed=()):
@@ -153,7 +153,8 @@ def test_kill_in_a_checkpoint(box):
             pass
         m.kill9()
         assert plain(m.path, "PRAGMA integrity_check") == [("ok",)]
-        assert len(plain(m.path, "SELECT DISTINCT a FROM t")) <= 1
+        if plain(m.path, "SELECT count(*) FROM sqlite_master") != [(0,)]:
+            assert len(plain(m.path, "SELECT DISTINCT a FROM t")) <= 1
         m.restart()
         assert m.sql("SELECT DISTINCT a FROM t") == [(i,)]
         assert m.one("SELECT count(*) FROM t") == 3000 * (i + 1)
@@ -202,6 +203,17 @@ def test_frozen_leader(box):
     check_rows(box, members, [m.name for m in members])
 
 
+def led_by(m, id_):
+    """Transfer leadership to m; it may refuse while it is behind, so ask again."""
+    if m.role() != "leader":
+        try:
+            m.one("SELECT dust_transfer(?)", id_)
+        except SqlError as e:
+            if e.name != "SQLITE_BUSY":
+                raise
+    return m.role() == "leader"
+
+
 def test_transfers_of_leadership_under_writes(box):
     members = cluster_of_three(box)
     for m in members:
@@ -209,9 +221,7 @@ def test_transfers_of_leadership_under_writes(box):
     ids = {m: m.id() for m in members}
     for i in range(scaled(6, 2)):
         target = members[i % 3]
-        if target.role() != "leader":
-            target.one("SELECT dust_transfer(?)", ids[target])
-        wait_until("%s leads" % target.name, lambda: target.role() == "leader", 20)
+        wait_until("%s leads" % target.name, lambda: led_by(target, ids[target]), 30, every=0.1)
         n = [m.writer_state()["n"] for m in members]
         wait_until("rows from all", lambda: all(m.writer_state()["n"] > k + 10 for m, k in zip(members, n)), 60)
     for m in members:

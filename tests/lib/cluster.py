@@ -232,9 +232,9 @@ class Worker(Process):
     def call(self, cmd, timeout=60.0, **args):
         return self.get(self.start(cmd, **args), timeout)
 
-    def open(self, path, conn="main", wait=60.0, **args):
-        """Open a connection. uri, timeout, trace, load: see worker.connect."""
-        self.call("open", wait, conn=conn, path=path, **args)
+    def open(self, path, conn="main", wait=60.0, timeout=30.0, **args):
+        """Open a connection. timeout is SQLite's; uri, trace, load: see worker.connect. wait: for the answer."""
+        self.call("open", wait, conn=conn, path=path, busy=timeout, **args)
 
     def close(self, conn="main"):
         self.call("close", conn=conn)
@@ -267,14 +267,14 @@ class Worker(Process):
             return e
         raise AssertionError("no error, but %r from: %s" % (rows, sql))
 
-    def open_error(self, path, conn="err", timeout=60.0, **args):
+    def open_error(self, path, conn="err", wait=60.0, **args):
         """The error that opening this database gives, at once or with the first statement."""
         try:
-            self.open(path, conn=conn, wait=timeout, **args)
+            self.open(path, conn=conn, wait=wait, **args)
         except SqlError as e:
             return e
         try:
-            rows = self.sql("SELECT count(*) FROM sqlite_master", conn=conn, timeout=timeout)
+            rows = self.sql("SELECT count(*) FROM sqlite_master", conn=conn, timeout=wait)
         except SqlError as e:
             return e
         finally:
@@ -338,6 +338,8 @@ class Member(Worker):
     def writer(self, who=None, acks=None, **args):
         who = who or self.name
         acks = acks or os.path.join(self.box.dir, "acked-" + who)
+        if "timeout" in args:
+            args["busy"] = args.pop("timeout")
         self.call("writer_start", conn="writers", who=who, path=self.path, acks=acks, **args)
         return who
 

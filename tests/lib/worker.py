@@ -94,7 +94,7 @@ def connect(path, uri=False, timeout=30.0, trace=False, load=None, functions=Tru
 
 
 def do_open(a):
-    conns[a["conn"]] = connect(a["path"], a.get("uri", False), a.get("timeout", 30.0), a.get("trace", False),
+    conns[a["conn"]] = connect(a["path"], a.get("uri", False), a.get("busy", 30.0), a.get("trace", False),
                                a.get("load"), a.get("functions", True), a.get("isolation"))
 
 
@@ -217,7 +217,7 @@ class Writer(threading.Thread):
 
 
 def do_writer_start(a):
-    w = Writer(a["who"], a["path"], a["acks"], a.get("trace", False), a.get("pause", 0), a.get("timeout", 30.0),
+    w = Writer(a["who"], a["path"], a["acks"], a.get("trace", False), a.get("pause", 0), a.get("busy", 30.0),
                a.get("explicit", False))
     writers[a["who"]] = w
     w.start()
@@ -232,7 +232,7 @@ def do_writer_state(a):
 def do_writer_stop(a):
     w = writers[a["who"]]
     w.stop.set()
-    w.join(a.get("timeout", 60))
+    w.join(a.get("wait", 60))
     state = do_writer_state(a)
     if not w.is_alive():
         del writers[a["who"]]

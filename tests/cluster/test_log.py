@@ -1,0 +1,60 @@
+"""What the log says and what it costs."""
+import pytest
+
+from cluster import scaled, wait_until
+
+
+@pytest.mark.sanitize
+def test_bytes_of_a_small_insert(box):
+    members = box.cluster(3)
+    a, b, c = members
+    a.sql("CREATE TABLE foo (id integer not null primary key, name text)")
+    box.settle(*members)
+    sql = "INSERT INTO foo(name) VALUES('fiona')"
+    for m in members:
+        for _ in range(scaled(40, 5)):
+            m.sql(sql)
+    box.settle(*members)
+    for m in members:
+        rows = m.sql("SELECT idx, kind, id, parent, origin, n_pages, bytes, statements FROM dust_log "
+                     "WHERE statements LIKE '%fiona%' ORDER BY idx")
+        assert len(rows) == 3 * scaled(40, 5)
+        assert {r[4] for r in rows} == {x.id() for x in members}
+        assert all(r[7] == sql for r in rows), rows[0]
+        worst = max(r[6] for r in rows)
+        assert worst <= 600, worst
+        print("%s: %d to %d bytes" % (m.name, min(r[6] for r in rows), worst))
+        # Each names its parent.
+        for p, r in zip(rows, rows[1:]):
+            assert r[3] == p[2], "%r does not stand on %r" % (r, p)
+        assert rows[-1][2] == m.head()
+
+
+def test_sql_text_is_capped_and_optional(box):
+    m = box.member("a")
+    m.open("file:%s?vfs=dust&bind=%s&statements=off" % (m.path, m.address), uri=True)
+    m.sql("CREATE TABLE t(x)")
+    m.sql("INSERT INTO t VALUES('secret')")
+    assert m.one("SELECT count(*) FROM dust_log WHERE statements LIKE '%secret%'") == 0
+    n = box.member("b").create()
+    n.sql("CREATE TABLE t(x)")
+    n.sql("INSERT INTO t VALUES('%s')" % ("long" * 100000))
+    assert n.one("SELECT length(x) FROM t") == 400000
+    text = n.sql("SELECT statements, bytes FROM dust_log WHERE n_pages > 50")[0]
+    assert text[0].startswith("INSERT INTO t VALUES('long")
+    assert len(text[0]) < 100000
+    n.sql("INSERT INTO t VALUES(?)", "bound")
+    assert n.one("SELECT statements FROM dust_log ORDER BY idx DESC LIMIT 1") == "INSERT INTO t VALUES(?)"
+
+
+def test_log_is_cut(box):
+    """What is folded into the file need not stay in the log; and it does not grow for ever."""
+    a, b, c = box.cluster(3)
+    a.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+    a.sql("WITH r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 500) "
+          "INSERT INTO t(x) SELECT randomblob(1000) FROM r")
+    for i in range(scaled(150, 30)):
+        b.sql("UPDATE t SET x = randomblob(1000)")
+    for m in (a, b, c):
+        wait_until("the log of %s is cut" % m.name, lambda: m.status()["log_bytes"] < 48 << 20, 30)
+    box.same_files(a, b, c)

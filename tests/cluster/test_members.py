@@ -1,0 +1,137 @@
+"""Joining, leaving, and what members are."""
+import os
+
+import pytest
+
+from cluster import plain, wait_until
+
+
+def roles(m):
+    return {r[0]: r[1] for r in m.sql("SELECT address, role FROM dust_members")}
+
+
+@pytest.mark.sanitize
+def test_grow_and_shrink(box):
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(x)")
+    others = [box.member(n) for n in "bcde"]
+    known = [a]
+    for m in others:
+        m.join(known[-1])  # through whoever: the leader is told
+        m.sql("INSERT INTO t VALUES(?)", m.name)
+        known.append(m)
+    head = box.settle(*known)
+    for m in known:
+        assert len(roles(m)) == 5
+        assert m.head() == head
+        assert m.one("SELECT count(*) FROM dust_members WHERE is_leader") == 1
+        assert m.sql("SELECT address, id FROM dust_members WHERE is_self") == [(m.address, m.id())]
+    assert len({m.id() for m in known}) == 5
+    # Remove one from another.
+    gone = known.pop(1)
+    known[1].one("SELECT dust_remove(?)", gone.id())
+    wait_until("everybody knows", lambda: all(gone.address not in roles(m) for m in known), 20)
+    e = None
+    gone.open(gone.path, conn="short", timeout=0.5)
+    e = gone.error("INSERT INTO t VALUES('removed')", conn="short")
+    assert e.text, e
+    for m in known:
+        m.sql("INSERT INTO t VALUES(?)", m.name + " again")
+    box.same_files(*known)
+
+
+def test_standby_promote_demote(box):
+    a = box.member("a").create()
+    b = box.member("b")
+    b.open("file:%s?vfs=dust&bind=%s&join=%s&role=standby" % (b.path, b.address, a.address), uri=True)
+    assert roles(a) == {a.address: "voter", b.address: "standby"}
+    a.sql("CREATE TABLE t(x)")
+    box.settle(a, b)
+    b.sql("INSERT INTO t VALUES(1)")
+    b.one("SELECT dust_promote(?)", b.id())
+    wait_until("b is a voter", lambda: roles(a)[b.address] == "voter" == roles(b)[b.address], 20)
+    a.sql("INSERT INTO t VALUES(2)")
+    a.one("SELECT dust_demote(?)", b.id())
+    wait_until("b is a standby", lambda: roles(a)[b.address] == "standby" == roles(b)[b.address], 20)
+    b.kill9()
+    a.sql("INSERT INTO t VALUES(3)")  # its vote is not needed
+    b.restart()
+    box.same_files(a, b)
+
+
+def test_transfer(box):
+    a, b, c = box.cluster(3)
+    a.sql("CREATE TABLE t(x)")
+    box.settle(a, b, c)
+    for target in (b, c, a):
+        a.one("SELECT dust_transfer(?)", target.id())
+        assert box.leader(a, b, c) is target
+        a.sql("INSERT INTO t VALUES(1)")
+        assert target.one("SELECT dust_leader()") == target.address
+    box.same_files(a, b, c)
+
+
+def test_leave_makes_an_ordinary_database(box):
+    a, b, c = box.cluster(3)
+    a.sql("CREATE TABLE t(x)")
+    a.sql("INSERT INTO t VALUES(1)")
+    box.settle(a, b, c)
+    leader = box.leader(a, b, c)
+    for m in ([m for m in (a, b, c) if m is not leader] + [leader]):
+        m.one("SELECT dust_leave()", timeout=90)
+        assert not os.path.exists(m.path + "-dust")
+        assert m.end() == 0
+        assert plain(m.path, "PRAGMA integrity_check") == [("ok",)]
+        plain(m.path, "INSERT INTO t VALUES(2)")
+        assert plain(m.path, "SELECT count(*) FROM t") == [(2,)]
+        assert plain(m.path, "PRAGMA journal_mode=WAL") == [("wal",)]
+
+
+def test_left_and_started_anew(box):
+    a, b = box.cluster(2)
+    a.sql("CREATE TABLE t(x)")
+    box.settle(a, b)
+    b.one("SELECT dust_leave()", timeout=90)
+    b.close()
+    b.again()
+    b.sql("INSERT INTO t VALUES(1)")
+    assert a.one("SELECT count(*) FROM t") == 0
+    b.sql("SELECT dust_start(?)", b.address)
+    b.sql("INSERT INTO t VALUES(2)")
+    assert b.one("SELECT count(*) FROM dust_members") == 1
+    a.sql("INSERT INTO t VALUES(3)")
+    assert b.one("SELECT count(*) FROM t") == 2
+    assert a.one("SELECT count(*) FROM t") == 1
+
+
+def test_remove_a_dead_member_and_replace_it(box):
+    a, b, c = box.cluster(3)
+    a.sql("CREATE TABLE t(x)")
+    box.settle(a, b, c)
+    dead = c.id()
+    c.kill9()
+    a.one("SELECT dust_remove(?)", dead)
+    d = box.member("d").join(b)
+    assert d.id() != dead
+    d.sql("INSERT INTO t VALUES('d')")
+    box.same_files(a, b, d)
+
+
+def test_status_and_functions(box):
+    a, b = box.cluster(2)
+    for m in (a, b):
+        s = m.status()
+        assert s["version"] == m.one("SELECT dust_version()")
+        assert s["head"] == m.head()
+        assert s["id"] == m.id()
+        assert s["address"] == m.address
+        assert m.one("SELECT dust_leader()") == a.address
+    # wait
+    assert b.one("SELECT dust_wait(?, 10000)", a.index()) == 1
+    assert b.one("SELECT dust_wait(?, 50)", b.index() + 1000) == 0
+    for bad in ("dust_wait(-1, 10)", "dust_wait(1, -10)", "dust_remove(0)", "dust_remove(123456789)", "dust_promote(-1)",
+                "dust_transfer(99999)", "dust_demote('x')"):
+        assert a.error("SELECT " + bad).text, bad
+    # Tables are read-only.
+    assert a.error("INSERT INTO dust_members(id) VALUES(1)").text
+    assert a.error("DELETE FROM dust_log").text
