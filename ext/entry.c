@@ -233,7 +233,10 @@ static int host_open(struct sqlite_lib *lib, const char *name, struct database *
         if (o.join != NULL) {
             rv = registry_join(lib, name, &o, &h, e);
         } else {
-            rv = prepare(lib, name, e);
+            rv = registry_check_own(&o, e);
+            if (rv == DUST_OK) {
+                rv = prepare(lib, name, e);
+            }
             if (rv == DUST_OK) {
                 rv = registry_start(lib, name, &o, &h, e);
             }
@@ -374,7 +377,7 @@ static struct sqlite_lib *find_lib(const sqlite3_api_routines *api)
     return NULL;
 }
 
-static void auto_extension(struct sqlite_lib *lib);
+static int on_open(sqlite3 *db, char **error, const sqlite3_api_routines *api);
 
 /* Find or make the copy's struct, and see to it that VFS and automatic extension are registered. */
 static struct sqlite_lib *lib_of(const sqlite3_api_routines *api)
@@ -395,9 +398,13 @@ static struct sqlite_lib *lib_of(const sqlite3_api_routines *api)
         }
     }
     pthread_mutex_unlock(&libs.mutex);
-    if (lib != NULL && api->vfs_find("dust") != &lib->vfs) {
-        api->vfs_register(&lib->vfs, 1);
-        auto_extension(lib);
+    if (lib != NULL) {
+        /* The first time, or after sqlite3_shutdown, which puts the default VFS back and forgets the automatic
+         * extensions. A default that somebody has put on top of ours meanwhile stays. */
+        if (api->vfs_find(NULL) == lib->base) {
+            api->vfs_register(&lib->vfs, 1);
+        }
+        api->auto_extension((void (*)(void))on_open); /* again: no effect */
     }
     return lib;
 }
@@ -423,11 +430,6 @@ EXPORT int sqlite3_dust_init(sqlite3 *db, char **error, const sqlite3_api_routin
 static int on_open(sqlite3 *db, char **error, const sqlite3_api_routines *api)
 {
     return sqlite3_dust_init(db, error, api);
-}
-
-static void auto_extension(struct sqlite_lib *lib)
-{
-    lib->api->auto_extension((void (*)(void))on_open);
 }
 
 /* ---- for programs that link libdust ---- */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ext/lib.h"
+#include "vfs/mark.h"
 
 #define CHANGE_TIMEOUT_MS 30000u
 
@@ -178,6 +179,25 @@ static void fn_leave(struct args *a, struct hosted *h)
     text(a, "left the cluster: the file is an ordinary database again; close this connection and open it anew");
 }
 
+/* A copy of a member's database cannot become a cluster as it stands. */
+static int unmarked(struct args *a, const char *path, struct err *e)
+{
+    uint8_t header[HEADER_SIZE] = {0};
+    sqlite3_file *file = NULL;
+
+    if (a->api->file_control(a->c->db, "main", SQLITE_FCNTL_FILE_POINTER, &file) != SQLITE_OK || file == NULL ||
+        file->pMethods == NULL) {
+        return err_set(e, DUST_MISUSE, "the connection has no file for its main database");
+    }
+    file->pMethods->xRead(file, header, sizeof header, 0); /* zeros beyond its end */
+    return mark_read(header, NULL) == MARK_NONE
+               ? DUST_OK
+               : err_set(e, DUST_REFUSED,
+                     "%s is a copy of a member's database (its folder %s-dust is not there): a cluster cannot be started on "
+                     "it as it stands; VACUUM INTO makes an ordinary database of it",
+                     path, path);
+}
+
 /* An ordinary rollback-mode database with at least a first page, by means of the connection itself. */
 static int make_ready(struct args *a, struct err *e)
 {
@@ -192,9 +212,9 @@ static int make_ready(struct args *a, struct err *e)
     }
     if (mode == NULL || strcmp(mode, "delete") != 0) {
         rv = err_set(e, DUST_REFUSED,
-            "the database is in %s mode and cannot be brought out of it (%s): close the other connections to it and try "
-            "again",
-            mode != NULL ? mode : "another", a->api->errmsg(a->c->db));
+            "the database cannot be brought out of its journal mode (WAL, most likely): %s; close the other connections to "
+            "it and try again",
+            a->api->errmsg(a->c->db));
     }
     a->api->finalize(stmt);
     if (rv != DUST_OK) {
@@ -252,7 +272,7 @@ static void fn_start(struct args *a, struct hosted *h)
         }
         return;
     }
-    if (registry_check_bind(o.bind, &e) != DUST_OK || make_ready(a, &e) != DUST_OK ||
+    if (registry_check_own(&o, &e) != DUST_OK || unmarked(a, path, &e) != DUST_OK || make_ready(a, &e) != DUST_OK ||
         registry_start(a->c->lib, path, &o, &h, &e) != DUST_OK || lib_adopt(a->c, h, &e) != DUST_OK) {
         fail(a, &e);
         return;

@@ -135,16 +135,24 @@ static int own_address(const char *text, struct address *a, struct err *e)
     return rv;
 }
 
-int registry_check_bind(const char *text, struct err *e)
+static int own_addresses(const struct start_options *o, struct address *bind, struct address *advertise, struct err *e)
 {
-    struct address a;
+    int rv = own_address(o->bind, bind, e);
 
-    return own_address(text, &a, e);
+    return rv == DUST_OK && o->advertise != NULL ? own_address(o->advertise, advertise, e) : rv;
+}
+
+int registry_check_own(const struct start_options *o, struct err *e)
+{
+    struct address bind, advertise;
+
+    return own_addresses(o, &bind, &advertise, e);
 }
 
 static int whom_to_join(const char *text, const char *own, struct node_options *opt, struct err *e)
 {
     char one[ADDRESS_TEXT_MAX];
+    struct err why;
 
     while (text != NULL && *text != '\0') {
         size_t n = strcspn(text, ",");
@@ -155,9 +163,9 @@ static int whom_to_join(const char *text, const char *own, struct node_options *
         }
         memcpy(one, text, n);
         one[n] = '\0';
-        rv = address_parse(one, &opt->join[opt->n_join], e);
+        rv = address_parse(one, &opt->join[opt->n_join], &why);
         if (rv != DUST_OK) {
-            return rv;
+            return err_set(e, rv, "join: %s", why.text);
         }
         if (opt->join[opt->n_join].port == 0) {
             return err_set(e, DUST_MISUSE, "join: %s has no port", one);
@@ -341,10 +349,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     bool marked = false;
     int rv;
 
-    rv = own_address(o->bind, &bind, e);
-    if (rv == DUST_OK && o->advertise != NULL) {
-        rv = own_address(o->advertise, &advertise, e);
-    }
+    rv = own_addresses(o, &bind, &advertise, e);
     if (rv == DUST_OK) {
         rv = make_folder(path, e);
     }
@@ -420,10 +425,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     struct address bind, advertise;
     int rv;
 
-    rv = own_address(o->bind, &bind, e);
-    if (rv == DUST_OK && o->advertise != NULL) {
-        rv = own_address(o->advertise, &advertise, e);
-    }
+    rv = own_addresses(o, &bind, &advertise, e);
     if (rv == DUST_OK) {
         rv = whom_to_join(o->join, bind.text, &opt, e);
     }

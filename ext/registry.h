@@ -34,8 +34,8 @@ bool registry_is_member_path(const char *path);
 int registry_resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
     struct err *e);
 
-/* Is it an address that a member may listen on? */
-int registry_check_bind(const char *text, struct err *e);
+/* Are `bind` and `advertise` addresses that a member may have? */
+int registry_check_own(const struct start_options *o, struct err *e);
 
 /* Make the database at `path`, which has at least one page and is not in WAL mode, the first member of a new cluster. */
 int registry_start(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,

@@ -12,14 +12,14 @@
  * After a restart app.db is at some version M. The entries up to the one that made M are in it: fsm_find_start finds
  * its index by following the rule through the log from the last snapshot, and apply skips until there.
  *
- * Snapshots are descriptors: app.db itself is the snapshot. Format, 48 bytes, little-endian:
+ * Snapshots are descriptors: app.db itself is the snapshot. Format, 56 bytes, little-endian:
  *     0   4  magic "dsnp"
  *     4   4  format 1
  *     8   8  index of the entry that made the version (informative)
  *    16   4  page size
  *    20   4  number of pages
  *    24  16  version id
- *    40   8  zeros
+ *    40  16  cluster id
  *
  * All on the loop thread, save fsm_snapshot_async (thread pool), which only folds. */
 #include <stdlib.h>
@@ -27,7 +27,7 @@
 
 #include "raft/node_impl.h"
 
-#define DESCRIPTOR_SIZE 48
+#define DESCRIPTOR_SIZE 56
 #define DESCRIPTOR_FORMAT 1
 #define LOG_BYTES_MAX ((uint64_t)8 << 20)
 #define TRAILING_BYTES ((uint64_t)8 << 20)
@@ -267,7 +267,7 @@ static uint32_t get32(const uint8_t *p)
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static void descriptor_write(uint8_t *p, uint32_t page_size, const struct head_info *head)
+static void descriptor_write(uint8_t *p, const struct vid *cluster, uint32_t page_size, const struct head_info *head)
 {
     memset(p, 0, DESCRIPTOR_SIZE);
     memcpy(p, "dsnp", 4);
@@ -277,9 +277,11 @@ static void descriptor_write(uint8_t *p, uint32_t page_size, const struct head_i
     put32(p + 16, page_size);
     put32(p + 20, head->n_pages);
     memcpy(p + 24, head->id.b, 16);
+    memcpy(p + 40, cluster->b, 16);
 }
 
-static int descriptor_read(const struct raft_buffer *buf, uint32_t *page_size, struct head_info *head)
+static int descriptor_read(
+    const struct raft_buffer *buf, struct vid *cluster, uint32_t *page_size, struct head_info *head)
 {
     const uint8_t *p = buf->base;
 
@@ -292,6 +294,7 @@ static int descriptor_read(const struct raft_buffer *buf, uint32_t *page_size, s
     *head = (struct head_info){.index = get32(p + 8) | (uint64_t)get32(p + 12) << 32, .n_pages = get32(p + 20)};
     *page_size = get32(p + 16);
     memcpy(head->id.b, p + 24, 16);
+    memcpy(cluster->b, p + 40, 16);
     return DUST_OK;
 }
 
@@ -334,7 +337,7 @@ static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsign
         return RAFT_NOMEM;
     }
     *n_bufs = 1;
-    descriptor_write((*bufs)[0].base, n->db->page_size, &head);
+    descriptor_write((*bufs)[0].base, &n->self.cluster, n->db->page_size, &head);
     n->fsm.snapshot_log_bytes = n->fsm.log_bytes;
     return 0;
 }
@@ -379,10 +382,11 @@ static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *bufs[
 static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 {
     struct head_info head;
+    struct vid cluster;
     uint32_t page_size;
 
     (void)fsm;
-    if (descriptor_read(buf, &page_size, &head) != DUST_OK) {
+    if (descriptor_read(buf, &cluster, &page_size, &head) != DUST_OK) {
         return RAFT_MALFORMED;
     }
     raft_free(buf->base);
@@ -441,7 +445,7 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
     struct fsm *f = &n->fsm;
     char want[VID_HEX_SIZE], have[VID_HEX_SIZE];
     struct head_info file, descriptor;
-    struct vid head;
+    struct vid head, cluster;
     raft_index after = 0;
     uint32_t page_size;
     int rv;
@@ -453,9 +457,15 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
         return DUST_OK; /* nothing yet: a snapshot will be installed first */
     }
     if (snapshot != NULL) {
-        rv = snapshot->n_bufs == 1 ? descriptor_read(&snapshot->bufs[0], &page_size, &descriptor) : DUST_CORRUPT;
+        rv = snapshot->n_bufs == 1 ? descriptor_read(&snapshot->bufs[0], &cluster, &page_size, &descriptor) : DUST_CORRUPT;
         if (rv != DUST_OK) {
             return err_set(e, rv, "the snapshot in %s/raft is not one of dust's, or of a newer version", n->db->dir);
+        }
+        if (!vid_equal(&cluster, &n->self.cluster)) {
+            return err_set(e, DUST_CORRUPT,
+                "the log in %s/raft is of another cluster than the file %s/member beside it says: put back what belongs "
+                "together; or, if other members are well, remove this one there, delete both here, and join anew",
+                n->db->dir, n->db->dir);
         }
         head = descriptor.id;
         after = snapshot->index;

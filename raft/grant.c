@@ -238,7 +238,8 @@ static void grant_to(struct node *n, raft_id id)
     g->released = false;
     if (w != NULL) {
         w->held = 0;
-        w->since = 0;
+        w->wants = false; /* it has to ask again, behind those who wait now */
+        w->active = 0;
         w->heard_ms = g->granted_ms;
     }
     send_state_to(n, id);
@@ -266,6 +267,12 @@ static bool gathered(struct node *n)
     return true;
 }
 
+/* Only a member that can still be heard is worth a grant. */
+static bool alive(const struct node *n, const struct wish *w)
+{
+    return w->id != 0 && (w->id == n->self.id || node_now(n) - w->heard_ms <= n->raft.election_timeout);
+}
+
 /* Whoever has something in flight; else whoever asked first; else ourselves. */
 static raft_id next_holder(struct node *n)
 {
@@ -274,7 +281,7 @@ static raft_id next_holder(struct node *n)
     for (unsigned i = 0; i < MAX_MEMBERS; i++) {
         struct wish *w = &n->grant.wish[i];
 
-        if (w->id == 0) {
+        if (!alive(n, w)) {
             continue;
         }
         if (n->grant.gather_until_ms != 0 && w->active != 0) {
@@ -290,7 +297,9 @@ static raft_id next_holder(struct node *n)
 static bool somebody_else_wants(struct node *n)
 {
     for (unsigned i = 0; i < MAX_MEMBERS; i++) {
-        if (n->grant.wish[i].id != 0 && n->grant.wish[i].id != n->grant.holder && n->grant.wish[i].wants) {
+        const struct wish *w = &n->grant.wish[i];
+
+        if (alive(n, w) && w->id != n->grant.holder && w->wants) {
             return true;
         }
     }
@@ -299,10 +308,9 @@ static bool somebody_else_wants(struct node *n)
 
 static bool holder_is_gone(struct node *n)
 {
-    struct wish *w = wish_of(n, n->grant.holder);
+    const struct wish *w = wish_of(n, n->grant.holder);
 
-    return n->grant.holder != n->self.id &&
-           (w == NULL || node_now(n) - w->heard_ms > n->raft.election_timeout);
+    return w == NULL || !alive(n, w);
 }
 
 static void decide(struct node *n)
@@ -348,7 +356,7 @@ static void wish_received(struct node *n, raft_id from, const struct note *note)
     w->heard_ms = node_now(n);
     w->active = (unsigned)note->num[2];
     w->held = note->num[1];
-    if (note->num[0] != 0 && (!w->wants || w->since == 0)) {
+    if (note->num[0] != 0 && !w->wants) {
         w->since = ++g->order;
     }
     w->wants = note->num[0] != 0;

@@ -358,6 +358,7 @@ void io_receive(void *ctx, void *data, size_t len)
         return;
     }
     if (wire_decode(data, len, &h, &b, &e) != DUST_OK) {
+        n->io.refused++;
         report_err(&n->db->report, &e);
         return;
     }
@@ -367,10 +368,12 @@ void io_receive(void *ctx, void *data, size_t len)
             goto drop; /* being taken in, and not told of it yet */
         }
         if (memcmp(h.cluster, n->self.cluster.b, sizeof h.cluster) != 0) {
+            n->io.refused++;
             report(&n->db->report, DUST_REFUSED, "a message from %s, a member of another cluster, was ignored", h.address);
             goto drop;
         }
         if (h.to != n->self.id || h.from == n->self.id || h.from == 0) {
+            n->io.refused++;
             report(&n->db->report, DUST_REFUSED, "a message from %s was for member %llu, which this is not; ignored",
                 h.address, (unsigned long long)h.to);
             goto drop;

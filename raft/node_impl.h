@@ -69,6 +69,7 @@ struct io {
         raft_id id;
         raft_index told; /* the commit index last told to this member */
     } told[MAX_MEMBERS];
+    uint64_t refused;     /* messages that were garbage, or not for us */
     raft_index cut_index; /* leave out the log from here on when it is loaded; 0: nothing */
     struct append_req *kept; /* withheld by the guard, newest first */
     struct put_req *kept_put;

@@ -68,7 +68,7 @@ static void view_run(struct node *n, struct job *job)
         v->messages_out = st.messages_out;
         v->bytes_in = st.bytes_in;
         v->bytes_out = st.bytes_out;
-        v->dropped = st.dropped;
+        v->dropped = st.dropped + n->io.refused;
     }
     call_answer(call, DUST_OK, NULL);
 }
