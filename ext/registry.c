@@ -10,7 +10,8 @@
  *                                   cluster's first version)
  *   4. log begun                    a member
  *
- * At the end of the process each member is checkpointed, so that app.db is complete for plain readers. */
+ * At the end of the process each member that leads hands over, and each is checkpointed, so that app.db is complete for
+ * plain readers. */
 #include "ext/registry.h"
 
 #include <dirent.h>
@@ -24,6 +25,8 @@
 #include <unistd.h>
 
 #include "ext/log.h"
+
+#define HAND_OVER_MS 500u
 
 static struct {
     pthread_mutex_t list;
@@ -88,7 +91,8 @@ static void at_exit(void)
     for (struct hosted *h = registry.first; h != NULL; h = h->next) {
         struct err e;
 
-        if (h->pid == (int)getpid() && h->node != NULL) {
+        if (h->pid == (int)getpid()) {
+            node_hand_over(h->node, HAND_OVER_MS);
             node_checkpoint(h->node, &e);
         }
     }

@@ -88,6 +88,9 @@ static void change_over(struct node *n, int code, const char *text)
 {
     struct change *c = &n->change;
 
+    if (!c->busy) {
+        return; /* answered already: this member is stopping */
+    }
     c->busy = false;
     if (c->what == CHANGE_JOIN) {
         if (code == DUST_OK) {
@@ -138,7 +141,7 @@ static void on_transfer(struct raft_transfer *req)
     if (n->stopping) {
         return;
     }
-    if (node_leader(n, NULL) == n->change.subject) {
+    if (node_leader(n, NULL) == n->change.subject || (n->change.subject == 0 && !node_is_leader(n))) {
         change_over(n, DUST_OK, NULL);
     } else if (n->change.what == CHANGE_REMOVE) {
         change_over(n, DUST_AGAIN, "leadership is being handed over first");
@@ -192,6 +195,17 @@ static void leader_change(struct node *n, struct asker *a, int what, raft_id id)
     char text[128];
     int rv = 0;
 
+    if (what == CHANGE_TRANSFER && id == 0) { /* to anybody */
+        if (voters(n) < 2) {
+            answer(n, a, NOTE_CHANGE_REPLY, NULL, DUST_OK, NULL);
+        } else if (begin(n, a, what, 0)) {
+            rv = raft_transfer(&n->raft, &c->transfer, 0, on_transfer);
+            if (rv != 0) {
+                change_over(n, code_of(rv), raft_errmsg(&n->raft));
+            }
+        }
+        return;
+    }
     if (s == NULL) {
         snprintf(text, sizeof text, "there is no member %llu in this cluster", (unsigned long long)id);
         answer(n, a, NOTE_CHANGE_REPLY, NULL, DUST_NOTFOUND, text);
@@ -469,6 +483,23 @@ int node_change(struct node *n, enum node_change what, uint64_t id, uint32_t tim
     return ask(n, change_run, (uint64_t)what, id, NULL, timeout_ms, e);
 }
 
+static void hand_over_run(struct node *n, struct job *job)
+{
+    struct call *call = (struct call *)job;
+    struct asker a = {.call = call};
+
+    if (node_is_leader(n)) {
+        leader_change(n, &a, CHANGE_TRANSFER, 0);
+    } else {
+        call_answer(call, DUST_OK, NULL);
+    }
+}
+
+void node_hand_over(struct node *n, uint32_t timeout_ms)
+{
+    ask(n, hand_over_run, 0, 0, NULL, timeout_ms, NULL);
+}
+
 int node_catch_up(struct node *n, uint32_t timeout_ms, struct err *e)
 {
     uint64_t until = clock_ms() + timeout_ms, index, now;
@@ -685,6 +716,11 @@ void change_fail_calls(struct node *n, int code, const char *text)
 {
     struct call *c = n->change.calls, *next;
 
+    if (n->change.busy && n->change.asker.call != NULL) {
+        call_answer(n->change.asker.call, code, text);
+        n->change.asker.call = NULL;
+    }
+    n->change.busy = false;
     n->change.calls = NULL;
     for (; c != NULL; c = next) {
         next = c->next;

@@ -178,7 +178,7 @@ static struct wish *wish_of(struct node *n, raft_id id)
         if (w->id == id) {
             return w;
         }
-        if (w->id == 0 && unused == NULL) {
+        if (unused == NULL && !node_knows(n, w->id)) {
             unused = w;
         }
     }

@@ -157,7 +157,7 @@ static bool send_one(struct node *n, struct send_req *s, const struct raft_messa
 static void told(struct node *n, raft_id id, raft_index commit)
 {
     for (unsigned i = 0; i < MAX_MEMBERS; i++) {
-        if (n->io.told[i].id == id || n->io.told[i].id == 0) {
+        if (n->io.told[i].id == id || !node_knows(n, n->io.told[i].id)) {
             n->io.told[i].id = id;
             n->io.told[i].told = commit;
             return;
@@ -167,7 +167,7 @@ static void told(struct node *n, raft_id id, raft_index commit)
 
 static raft_index was_told(const struct node *n, raft_id id)
 {
-    for (unsigned i = 0; i < MAX_MEMBERS && n->io.told[i].id != 0; i++) {
+    for (unsigned i = 0; i < MAX_MEMBERS; i++) {
         if (n->io.told[i].id == id) {
             return n->io.told[i].told;
         }
@@ -312,16 +312,6 @@ void io_deliver(struct node *n, struct raft_message *m)
     guard_recv(&n->io.guard, m, deliver, n);
 }
 
-static bool known(const struct node *n, raft_id id)
-{
-    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
-        if (n->raft.configuration.servers[i].id == id) {
-            return true;
-        }
-    }
-    return n->raft.configuration.n == 0; /* we have just joined and know nobody */
-}
-
 static void note_received(struct node *n, const struct wire_head *h, const struct note *note)
 {
     switch (note->kind) {
@@ -378,7 +368,7 @@ void io_receive(void *ctx, void *data, size_t len)
                 h.address, (unsigned long long)h.to);
             goto drop;
         }
-        if (n->running && node_is_leader(n) && !known(n, h.from)) {
+        if (node_is_leader(n) && !node_knows(n, h.from)) {
             struct note gone = {.kind = NOTE_REMOVED};
 
             io_note(n, h.address, h.from, &gone);

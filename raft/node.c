@@ -163,6 +163,16 @@ bool node_is_leader(const struct node *n)
     return n->running && !n->stopping && n->raft.state == RAFT_LEADER && !guard_dead(&n->io.guard);
 }
 
+bool node_knows(const struct node *n, raft_id id)
+{
+    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
+        if (n->raft.configuration.servers[i].id == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 raft_id node_leader(const struct node *n, const char **address)
 {
     raft_id id = 0;
@@ -195,8 +205,8 @@ void node_fail(struct node *n, const struct err *e)
     pthread_mutex_lock(&n->mutex);
     first = n->state == NODE_STARTING || n->state == NODE_RUNNING;
     if (first) {
-        n->state = NODE_FAILED;
         n->failure = *e;
+        n->state = NODE_FAILED;
         n->up = true;
         pthread_cond_broadcast(&n->cond);
     }

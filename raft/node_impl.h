@@ -28,6 +28,8 @@
 
 struct node;
 
+enum node_state { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED };
+
 /* Work for the loop thread. Made by any thread, run and freed (or answered) by the loop. */
 struct job {
     struct job *next;
@@ -225,8 +227,8 @@ struct node {
     struct job *jobs, **jobs_tail; /* under mutex */
     bool signalled;                /* under mutex: the loop knows that there are jobs */
     struct job *deferred;          /* to be run before the loop sleeps */
-    enum { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED } state; /* under mutex */
-    struct err failure;                                                                  /* under mutex */
+    _Atomic int state;  /* enum node_state; changed under mutex */
+    struct err failure; /* under mutex; set before state becomes NODE_FAILED, and not changed after */
     bool up;        /* under mutex: node_start may return */
     bool loop_done; /* under mutex: jobs are queued, but nobody is woken for them */
     bool halted;    /* under mutex: the thread has ended; jobs are run by whoever posts them */
@@ -284,6 +286,7 @@ void node_defer(struct node *n, struct job *job); /* run it before the loop slee
 void node_fail(struct node *n, const struct err *e);
 void node_set_up(struct node *n);
 bool node_is_leader(const struct node *n);
+bool node_knows(const struct node *n, raft_id id); /* is it in the configuration? */
 raft_id node_leader(const struct node *n, const char **address);
 struct call *call_new(struct node *n, void (*run)(struct node *n, struct job *job), uint32_t timeout_ms);
 int call_wait(struct node *n, struct call *c, uint32_t timeout_ms, struct err *e); /* posts it; frees it */

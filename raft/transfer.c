@@ -454,6 +454,7 @@ static int adopt_version(struct node *n, struct err *e)
         rv = store_agree(n->db->store, &t->head.id, &agreed.id, t->head.n_pages, nodes, count, t->head.index, &voided, e);
         if (rv == DUST_OK) {
             txn_disown(&t->txn);
+            fsm_adopt(n, &t->head); /* from here on entries up to its index are skipped */
             if (voided != NULL) {
                 submit_void(n);
             }
