@@ -19,7 +19,7 @@
 
 #define PART_ENTRIES 1024
 #define PART_BYTES ((size_t)1 << 20)
-#define NOTICE_DELAY_MS 3
+#define NOTICE_DELAY_MS 1
 
 struct append_req {
     struct raft_io_append req;

@@ -16,7 +16,8 @@
 
 /* Without the hook, the write lock waits this long for the turn at a time, then lets SQLite's busy handler decide
  * whether to go on. */
-#define TURN_SLICE_MS 100
+#define TURN_SLICE_MS 30
+#define TURN_IN_TRANSACTION_MS 1000
 /* … and the place that was reached in the queue is kept this long for the retry. */
 #define TURN_RETRY_LEASE_MS 300
 #define LOCAL_READ_WAIT_MS 5000
@@ -330,6 +331,9 @@ static int lock_shared(struct dfile *f)
     } else {
         store_pin(f->db->store, f->slot[0], &f->snap);
     }
+    if (f->pager_seq == 0 && !f->adopted) {
+        f->pager_seq = f->snap.seq; /* a new pager has nothing cached, and does not ask */
+    }
     f->lock = SQLITE_LOCK_SHARED;
     return SQLITE_OK;
 }
@@ -354,6 +358,12 @@ static bool in_transaction(const struct dfile *f)
     return f->lib->api->get_autocommit(f->conn) == 0;
 }
 
+/* Within an open transaction SQLite does not ask again, so this is the only time to wait. */
+static uint32_t late_wait_ms(const struct dfile *f)
+{
+    return in_transaction(f) ? TURN_IN_TRANSACTION_MS : TURN_SLICE_MS;
+}
+
 /* Get the turn without the hook's help: the snapshot exists already. */
 static int take_turn_late(struct dfile *f)
 {
@@ -364,7 +374,7 @@ static int take_turn_late(struct dfile *f)
     if (head.seq != f->snap.seq && in_transaction(f)) {
         return SQLITE_BUSY_SNAPSHOT;
     }
-    rv = turn_take(&f->db->turn, &f->ticket, TURN_SLICE_MS, TURN_RETRY_LEASE_MS);
+    rv = turn_take_place(&f->db->turn, &f->ticket, late_wait_ms(f), TURN_RETRY_LEASE_MS);
     if (rv != DUST_OK) {
         return rv == DUST_CLOSED ? fail(f, rv, "this member is shutting down") : SQLITE_BUSY;
     }
@@ -579,7 +589,7 @@ static void release(sqlite3_file *file, struct dfile *f)
 {
     f->lib->host->closing(f->lib, f);
     f_unlock(file, SQLITE_LOCK_NONE);
-    pass_turn(f);
+    turn_drop(&f->db->turn, &f->ticket);
     for (int i = 0; i < 2; i++) {
         if (f->has_slot[i]) {
             store_slot_give(f->db->store, f->slot[i]);

@@ -83,7 +83,7 @@ static void take_away(struct turn *t)
     grant_next(t);
 }
 
-int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms)
+static int take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms, bool stay)
 {
     uint64_t until = clock_ms() + timeout_ms, gate_until = clock_ms() + TURN_GATE_GRACE_MS;
     bool tell = false;
@@ -94,7 +94,9 @@ int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t le
         goto done;
     }
     k->lease_ms = lease_ms != 0 ? lease_ms : t->timeout_ms;
-    enqueue(t, k);
+    if (k->state != TICKET_WAITING) {
+        enqueue(t, k);
+    }
     grant_next(t);
     tell = k->state != TICKET_GRANTED && !t->open;
     if (tell) {
@@ -103,13 +105,16 @@ int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t le
         pthread_mutex_lock(&t->mutex);
     }
     while (k->state == TICKET_WAITING) {
-        uint64_t now = clock_ms(), limit = t->open || until > gate_until ? until : gate_until, wake = limit;
+        uint64_t now = clock_ms(), limit = stay || t->open || until > gate_until ? until : gate_until, wake = limit;
         struct timespec when;
 
         if (t->closing) {
             rv = DUST_CLOSED;
         } else if (now >= limit) {
             rv = DUST_BUSY;
+        }
+        if (rv == DUST_BUSY && stay) {
+            break;
         }
         if (rv != DUST_OK) {
             dequeue(t, k);
@@ -137,6 +142,27 @@ done:
     return rv;
 }
 
+int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms)
+{
+    return take(t, k, timeout_ms, lease_ms, false);
+}
+
+int turn_take_place(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms)
+{
+    return take(t, k, timeout_ms, lease_ms, true);
+}
+
+void turn_drop(struct turn *t, struct ticket *k)
+{
+    pthread_mutex_lock(&t->mutex);
+    if (k->state == TICKET_WAITING) {
+        dequeue(t, k);
+        k->state = TICKET_IDLE;
+    }
+    pthread_mutex_unlock(&t->mutex);
+    turn_pass(t, k);
+}
+
 void turn_pass(struct turn *t, struct ticket *k)
 {
     bool tell;
@@ -146,7 +172,9 @@ void turn_pass(struct turn *t, struct ticket *k)
         t->holder = NULL;
         grant_next(t);
     }
-    k->state = TICKET_IDLE;
+    if (k->state != TICKET_WAITING) {
+        k->state = TICKET_IDLE;
+    }
     tell = t->holder == NULL && !t->open;
     pthread_mutex_unlock(&t->mutex);
     if (tell) {

@@ -54,6 +54,13 @@ void ticket_deinit(struct ticket *k);
  * against others; 0: the turn's own timeout. */
 int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms);
 
+/* As turn_take, but when the time is up the ticket keeps its place in the queue, and may be granted while nobody waits
+ * on it: for a caller that is about to ask again, and loses nothing (its lease runs out) if it does not. */
+int turn_take_place(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms);
+
+/* Give up the place in the queue, or the turn. */
+void turn_drop(struct turn *t, struct ticket *k);
+
 /* Give the turn to the next. Harmless if the ticket does not hold it (any more). */
 void turn_pass(struct turn *t, struct ticket *k);
 

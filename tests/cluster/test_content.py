@@ -18,6 +18,7 @@ def test_everything_that_is_not_deterministic(box, three):
     b.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, r, at, f, d DEFAULT (hex(randomblob(8))))")
     for i in range(10):
         b.sql("INSERT INTO t(r, at, f) VALUES (random(), datetime('now', 'subsec'), my_function(?))", i)
+    box.settle(*three)
     c.sql("UPDATE t SET r = random(), f = my_function(id) WHERE id % 2")
     box.same_files(a, b, c)
     rows = {tuple(m.sql("SELECT * FROM t ORDER BY id")) for m in three}
@@ -74,6 +75,7 @@ def test_fts5_and_rtree(box, three):
     a, b, c = three
     b.sql("CREATE VIRTUAL TABLE doc USING fts5(title, body)")
     b.sql("CREATE VIRTUAL TABLE area USING rtree(id, x0, x1, y0, y1)")
+    box.settle(*three)
     words = "raft log page head turn member vote term leader quorum".split()
     for i in range(scaled(200, 40)):
         m = (b, c)[i % 2]
