@@ -4,11 +4,10 @@
  * threads that open the same path at once do not both try.
  *
  * What a start leaves behind if it is cut short, and how it is found again:
- *   1. folder made                  a folder without `member`: refused, with what to delete
- *   2. app.db marked                the same
- *   3. `member` written, log not    the log is begun when the member is next opened (its database is still at the
- *                                   cluster's first version)
- *   4. log begun                    a member
+ *   1. folder made        a folder without `member`: refused, with what to delete
+ *   2. `member` written   the start is finished when the database is next opened: it is unmarked, or still at the
+ *   3. app.db marked      cluster's first version, and there is no log
+ *   4. log begun          a member
  *
  * At the end of the process each member that leads hands over, and each is checkpointed, so that app.db is complete for
  * plain readers. */
@@ -25,6 +24,7 @@
 #include <unistd.h>
 
 #include "ext/log.h"
+#include "vfs/mark.h"
 
 #define HAND_OVER_MS 500u
 
@@ -250,6 +250,51 @@ static int new_database(struct sqlite_lib *lib, const char *path, const struct s
 
 /* ---- an existing member ---- */
 
+/* Was a start cut short before its log was begun? Then what there is of the log is removed. */
+static bool unfinished_start(const char *path, const struct member *self, const struct database_content *content)
+{
+    char name[4096 + 300];
+    struct dirent *d;
+    bool log = false;
+    DIR *dir;
+
+    if (self->id != 1 || content->n_pages == 0 || content->wal || content->page_size != self->page_size ||
+        (content->marked && !vid_equal(&content->id, &self->cluster))) {
+        return false;
+    }
+    snprintf(name, sizeof name, "%s-dust/raft", path);
+    dir = opendir(name);
+    while (dir != NULL && (d = readdir(dir)) != NULL) {
+        log = log || (d->d_name[0] >= '0' && d->d_name[0] <= '9') || strncmp(d->d_name, "open-", 5) == 0 ||
+              strncmp(d->d_name, "snapshot-", 9) == 0;
+    }
+    if (dir != NULL && !log) {
+        rewinddir(dir);
+        while ((d = readdir(dir)) != NULL) {
+            if (d->d_name[0] != '.') {
+                snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
+                unlink(name);
+            }
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    return !log;
+}
+
+/* Take the marks off again, if a start that failed got as far as to make them. */
+static void unmark(struct database *db)
+{
+    uint8_t header[HEADER_SIZE] = {0};
+
+    if (db->file != NULL && db->file->pMethods != NULL && store_page_size(db->store) != 0 &&
+        db->file->pMethods->xRead(db->file, header, sizeof header, 0) == SQLITE_OK &&
+        mark_read(header, NULL) == MARK_DUST) {
+        database_end(db, NULL);
+    }
+}
+
 static int resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
     struct err *e)
 {
@@ -290,20 +335,16 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
         return rv;
     }
     db->page_size = opt.self.page_size;
-    if (content.n_pages != 0 && (!content.marked || content.page_size != opt.self.page_size)) {
+    if (unfinished_start(path, &opt.self, &content)) {
+        opt.mode = NODE_BOOTSTRAP;
+        opt.n_pages = content.n_pages;
+        content.id = opt.self.cluster;
+    } else if (content.n_pages != 0 && (!content.marked || content.page_size != opt.self.page_size)) {
         rv = err_set(e, DUST_CORRUPT,
             "%s is not the database of this member (%s): it was replaced; put the right one back, or, if other members "
             "are well, remove this one there, delete both here, and join anew",
             path, !content.marked ? "it does not carry dust's mark" : "its page size differs");
         goto fail;
-    }
-    if (content.n_pages != 0 && opt.self.id == 1 && vid_equal(&content.id, &opt.self.cluster)) {
-        char raft[4096 + 8];
-
-        snprintf(raft, sizeof raft, "%s/raft", dir);
-        if (stat(raft, &st) != 0) {
-            opt.mode = NODE_BOOTSTRAP;
-        }
     }
     rv = store_format(db->store, db->page_size, &content.id, 0, content.n_pages, e);
     if (rv != DUST_OK) {
@@ -350,7 +391,6 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     struct database *db = NULL;
     struct node *node;
     struct address bind, advertise;
-    bool marked = false;
     int rv;
 
     rv = own_addresses(o, &bind, &advertise, e);
@@ -382,11 +422,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
         goto fail;
     }
     randombytes_buf(opt.self.cluster.b, sizeof opt.self.cluster.b);
-    rv = database_begin(db, &opt.self.cluster, content.n_pages, e);
-    if (rv != DUST_OK) {
-        goto fail;
-    }
-    marked = true;
+    opt.n_pages = content.n_pages;
     rv = store_format(db->store, content.page_size, &opt.self.cluster, 0, content.n_pages, e);
     if (rv == DUST_OK) {
         rv = node_start(&node, db, &opt, e);
@@ -397,8 +433,8 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     *out = enlist(db, node);
     return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
 fail:
-    if (marked) {
-        database_end(db, NULL);
+    if (db != NULL && opt.n_pages != 0) {
+        unmark(db);
     }
     database_free(db);
     remove_folder(path);

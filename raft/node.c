@@ -505,7 +505,11 @@ static int start_on_loop(struct node *n, struct err *e)
         return DUST_OK;
     }
     if (n->opt.mode == NODE_BOOTSTRAP) {
+        /* In this order: cut short after any step, resume() in ext/registry.c finishes it. */
         rv = member_save(n->db->dir, &n->self, e);
+        if (rv == DUST_OK) {
+            rv = database_begin(n->db, &n->self.cluster, n->opt.n_pages, e);
+        }
         if (rv != DUST_OK) {
             return rv;
         }

@@ -28,7 +28,8 @@ struct node_options {
     unsigned n_join;
     uint32_t election_ms;
     uint32_t join_timeout_ms;
-    bool standby; /* join as a standby, not a voter */
+    bool standby;     /* join as a standby, not a voter */
+    uint32_t n_pages; /* NODE_BOOTSTRAP: of the database as it stands, which gets dust's marks */
 };
 
 /* Start the loop thread and all that runs on it, and wait until the member is up (NODE_JOIN: taken in, its database

@@ -1,6 +1,7 @@
 """Start, end, crash, leave."""
 import os
 import sqlite3
+import time
 
 import pytest
 
@@ -46,13 +47,12 @@ def test_kill_while_it_starts(box):
             wait_until("a folder", lambda: os.path.exists(m.path + "-dust"), 2, every=0.0001)
         except Exception:
             pass
-        import time
         time.sleep(i * 0.0005)
         m.kill9()
         assert plain(m.path, "SELECT x FROM t") == [(1,)]
         m.restart(open_=False)
         try:
-            m.again()
+            m.again(timeout=1)
             role = m.one("SELECT count(*) FROM dust_members")
             assert m.one("SELECT x FROM t") == 1
             if role:
