@@ -1,6 +1,6 @@
 /* Bringing members up and down. See registry.h.
  *
- * Two locks: `list` for a moment around the list; `opening` for as long as it takes to bring a member up, so that two
+ * Two locks: `list` for a moment when an entry is added; `opening` for as long as it takes to bring a member up, so that two
  * threads that open the same path at once do not both try.
  *
  * What a start leaves behind if it is cut short, and how it is found again:
@@ -31,7 +31,7 @@
 static struct {
     pthread_mutex_t list;
     pthread_mutex_t opening;
-    struct hosted *first;
+    struct hosted *_Atomic first; /* entries are put in front and never taken out: readers take no lock */
     bool at_exit;
 } registry = {.list = PTHREAD_MUTEX_INITIALIZER, .opening = PTHREAD_MUTEX_INITIALIZER};
 
@@ -47,15 +47,13 @@ void start_options_init(struct start_options *o)
 struct hosted *registry_find(const char *path, int len)
 {
     struct hosted *h;
-    int pid = (int)getpid();
 
-    pthread_mutex_lock(&registry.list);
-    for (h = registry.first; h != NULL; h = h->next) {
-        if (h->pid == pid && strncmp(h->db->path, path, (size_t)len) == 0 && h->db->path[len] == '\0') {
+    for (h = atomic_load(&registry.first); h != NULL; h = h->next) {
+        if (!atomic_load_explicit(&h->gone, memory_order_relaxed) && strncmp(h->db->path, path, (size_t)len) == 0 &&
+            h->db->path[len] == '\0') {
             break;
         }
     }
-    pthread_mutex_unlock(&registry.list);
     return h;
 }
 
@@ -63,10 +61,8 @@ struct hosted *registry_of(const struct database *db)
 {
     struct hosted *h;
 
-    pthread_mutex_lock(&registry.list);
-    for (h = registry.first; h != NULL && h->db != db; h = h->next) {
+    for (h = atomic_load(&registry.first); h != NULL && (h->db != db || atomic_load(&h->gone)); h = h->next) {
     }
-    pthread_mutex_unlock(&registry.list);
     return h;
 }
 
@@ -81,17 +77,18 @@ bool registry_is_member_path(const char *path)
 /* A forked child has the memory but not the threads: its inherited connections must not wait for them. */
 static void after_fork(void)
 {
-    for (struct hosted *h = registry.first; h != NULL; h = h->next) {
+    for (struct hosted *h = atomic_load(&registry.first); h != NULL; h = h->next) {
         atomic_store(&h->db->left, true);
+        atomic_store(&h->gone, true);
     }
 }
 
 static void at_exit(void)
 {
-    for (struct hosted *h = registry.first; h != NULL; h = h->next) {
+    for (struct hosted *h = atomic_load(&registry.first); h != NULL; h = h->next) {
         struct err e;
 
-        if (h->pid == (int)getpid()) {
+        if (!atomic_load(&h->gone)) {
             node_hand_over(h->node, HAND_OVER_MS);
             node_checkpoint(h->node, &e);
         }
@@ -108,12 +105,11 @@ static struct hosted *enlist(struct database *db, struct node *node)
     }
     h->db = db;
     h->node = node;
-    h->pid = (int)getpid();
     node_view(node, &view);
     memcpy(h->address, view.address, sizeof h->address);
     pthread_mutex_lock(&registry.list);
-    h->next = registry.first;
-    registry.first = h;
+    h->next = atomic_load(&registry.first);
+    atomic_store(&registry.first, h);
     if (!registry.at_exit) {
         registry.at_exit = true;
         pthread_atfork(NULL, NULL, after_fork);
@@ -550,14 +546,7 @@ int registry_leave(struct hosted *h, struct err *e)
         return rv;
     }
     remove_folder(h->db->path);
-    pthread_mutex_lock(&registry.list);
-    for (struct hosted **p = &registry.first; *p != NULL; p = &(*p)->next) {
-        if (*p == h) {
-            *p = h->next;
-            break;
-        }
-    }
-    pthread_mutex_unlock(&registry.list);
+    atomic_store(&h->gone, true);
     /* Connections that are open keep pointing at the database and the node: they stay, and answer with an error. */
     return DUST_OK;
 }

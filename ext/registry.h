@@ -3,6 +3,8 @@
 #ifndef DUST_EXT_REGISTRY_H
 #define DUST_EXT_REGISTRY_H
 
+#include <stdatomic.h>
+
 #include "raft/node.h"
 #include "vfs/lib.h"
 
@@ -10,7 +12,7 @@ struct hosted {
     struct hosted *next;
     struct database *db;
     struct node *node;
-    int pid;
+    _Atomic bool gone; /* it has left its cluster, or this is a forked child, which has not got the member's thread */
     char address[ADDRESS_TEXT_MAX];
 };
 

@@ -161,18 +161,15 @@ static void pager_saw(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t 
     }
 }
 
-/* The 16 bytes by which the pager decides whether its cache is still good. */
+/* The 16 bytes by which the pager decides whether its cache is still good. What it saw last is known here, so nothing
+ * has to be read. */
 static void answer_pager(struct dfile *f, uint8_t *buf)
 {
-    if (f->pager_seq == f->snap.seq && f->pager_known) {
-        return;
-    }
-    if (!f->pager_known) {
-        for (int i = 0; i < 16; i++) {
-            buf[i] ^= (uint8_t)(0xa5 + 31 * i); /* a connection just adopted: nothing is known, so change it all */
-        }
-    } else if (memcmp(buf, f->pager_bytes, 16) == 0) {
-        buf[15] ^= 1;
+    if (f->pager_known) {
+        memcpy(buf, f->pager_bytes, 16);
+        buf[15] ^= f->pager_seq != f->snap.seq;
+    } else {
+        memset(buf, 0xa5, 16); /* a connection just adopted: no database's header looks like this */
     }
     f->pager_seq = f->snap.seq;
 }
@@ -183,8 +180,13 @@ static int f_read(sqlite3_file *file, void *out, int n, sqlite3_int64 offset)
     uint32_t size = f->db->page_size;
     uint8_t *buf = out;
     uint64_t end;
-    bool pinned, peek = offset == 24 && n == 16;
+    bool pinned;
     int rc, left = n;
+
+    if (offset == 24 && n == 16 && f->snap.seq != 0 && !f->writing) {
+        answer_pager(f, out);
+        return SQLITE_OK;
+    }
 
     rc = pin_for_peek(f, &pinned);
     if (rc != SQLITE_OK) {
@@ -202,15 +204,12 @@ static int f_read(sqlite3_file *file, void *out, int n, sqlite3_int64 offset)
             break;
         }
         rc = file_read_page(f, pgno, within, part, buf);
-        if (rc == SQLITE_OK && pgno == 1 && !peek && !pinned) {
+        if (rc == SQLITE_OK && pgno == 1 && !pinned) {
             pager_saw(f, pgno, within, part, buf);
         }
         offset += part;
         buf += part;
         left -= (int)part;
-    }
-    if (peek && rc == SQLITE_OK && !pinned) {
-        answer_pager(f, out);
     }
     unpin_after_peek(f, pinned);
     return rc;
@@ -317,7 +316,8 @@ static int lock_shared(struct dfile *f)
         return rc;
     }
     if (atomic_load_explicit(&f->db->left, memory_order_relaxed)) {
-        return fail(f, DUST_CLOSED, "this database has left its cluster: close the connection and open it again");
+        return fail(f, DUST_CLOSED, "this database has left its cluster, or this process was forked from the one that has it open: close the connection "
+                                    "and open it again");
     }
     if (f->consistency != CONSISTENCY_STALE && !f->adopting &&
         !(f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&f->db->caught_up, memory_order_acquire))) {

@@ -17,7 +17,7 @@
  *
  *     0        struct store_head
  *     4096     struct store_slot[STORE_MAX_SLOTS]
- *     +128 KiB _Atomic uint32_t bucket[N_BUCKETS]
+ *     +512 KiB _Atomic uint32_t bucket[N_BUCKETS]
  *     +512 KiB chunk[0], chunk[1], …: CHUNK_NODES struct store_node, then as many frames of page_size bytes
  *
  * A node is named by its number, from 1; node n describes frame n. */
@@ -34,10 +34,11 @@ struct store_head {
     _Atomic uint32_t n_slots; /* slots at or above this have never been used */
 };
 
-struct store_slot {
-    _Atomic uint64_t seq; /* snapshot held, 0 for none */
-    _Atomic uint32_t pid; /* owner, 0 for free */
+struct store_slot { /* a cache line of its own: each reader writes its slot at every transaction */
+    _Atomic uint64_t seq;  /* snapshot held, 0 for none */
+    _Atomic uint32_t pid;  /* owner, 0 for free */
     _Atomic uint32_t dead; /* the version held has become void */
+    uint64_t unused[6];
 };
 
 struct store_node {
