@@ -458,7 +458,7 @@ static int ask(struct node *n, void (*run)(struct node *, struct job *), uint64_
         commit = c->commit;
         node_post(n, &c->job);
         rv = commit_wait(commit, left + 5000, &last);
-        if (rv == DUST_AGAIN && !commit->done) {
+        if (rv == COMMIT_PENDING) {
             return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
         }
         if (result != NULL) {

@@ -121,7 +121,7 @@ int call_wait(struct node *n, struct call *c, uint32_t timeout_ms, struct err *e
     node_post(n, &c->job);
     /* The loop answers every call at its deadline at the latest; the rest is for a loop that is stuck. */
     rv = commit_wait(commit, timeout_ms + 5000, e);
-    if (rv == DUST_AGAIN) {
+    if (rv == COMMIT_PENDING) {
         return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
     }
     commit_unref(commit);
@@ -144,7 +144,7 @@ int call_for_list(struct node *n, void (*run)(struct node *n, struct job *job), 
     c->arg[1] = a1;
     node_post(n, &c->job);
     rv = commit_wait(commit, CALL_TIMEOUT_MS, e);
-    if (rv == DUST_AGAIN) {
+    if (rv == COMMIT_PENDING) {
         return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
     }
     if (rv == DUST_OK) {

@@ -52,7 +52,7 @@ int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)
 {
     struct timespec until = deadline_in_ms(timeout_ms);
     bool late = false;
-    int rv = DUST_AGAIN;
+    int rv = COMMIT_PENDING;
 
     pthread_mutex_lock(&c->mutex);
     while (!c->done && !late) {

@@ -29,7 +29,9 @@ void commit_unref(struct commit *c);
 /* Tell the outcome and drop the completer's reference. `text` NULL: the code's general meaning. Any thread. */
 void commit_done(struct commit *c, int code, const char *text);
 
-/* Wait at most timeout_ms. Returns the outcome's code with *e filled, or DUST_AGAIN when the time is up. */
+#define COMMIT_PENDING (-1)
+
+/* Wait at most timeout_ms. Returns the outcome's code with *e filled, or COMMIT_PENDING when the time is up. */
 int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e);
 
 #endif

@@ -208,7 +208,7 @@ int file_commit(struct dfile *f)
         f->committed = true;
         return SQLITE_OK;
     }
-    if (rv == DUST_AGAIN) {
+    if (rv == COMMIT_PENDING) {
         err_set(&e, DUST_UNKNOWN,
             "no majority of the cluster answered within %u ms: transaction %s may yet take effect; "
             "SELECT dust_outcome('%s') tells later",

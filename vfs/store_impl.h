@@ -65,7 +65,7 @@ struct store {
     unsigned waiters;
     bool closing;
 
-    uint32_t n_chunks;
+    _Atomic uint32_t n_chunks; /* changed under mutex */
     uint32_t free_list;
     uint32_t n_free;
     uint64_t next_seq;
