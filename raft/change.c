@@ -150,16 +150,6 @@ static void on_transfer(struct raft_transfer *req)
     }
 }
 
-static const struct raft_server *server_of(const struct node *n, raft_id id)
-{
-    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
-        if (n->raft.configuration.servers[i].id == id) {
-            return &n->raft.configuration.servers[i];
-        }
-    }
-    return NULL;
-}
-
 static unsigned voters(const struct node *n)
 {
     unsigned count = 0;
@@ -191,7 +181,7 @@ static bool begin(struct node *n, struct asker *a, int what, raft_id subject)
 static void leader_change(struct node *n, struct asker *a, int what, raft_id id)
 {
     struct change *c = &n->change;
-    const struct raft_server *s = server_of(n, id);
+    const struct raft_server *s = inside_server(&n->raft, id);
     char text[128];
     int rv = 0;
 
@@ -263,7 +253,7 @@ static void leader_join(struct node *n, struct asker *a, uint64_t boot)
 
     for (unsigned i = 0; i < MAX_MEMBERS; i++) {
         if (c->joined[i].id != 0 && c->joined[i].boot == boot && strcmp(c->joined[i].address, a->address) == 0 &&
-            server_of(n, c->joined[i].id) != NULL) {
+            inside_server(&n->raft, c->joined[i].id) != NULL) {
             reply_joined(n, a, c->joined[i].id);
             return;
         }
@@ -284,7 +274,7 @@ static void leader_join(struct node *n, struct asker *a, uint64_t boot)
         answer(n, a, NOTE_JOIN_REPLY, NULL, DUST_TOOBIG, "this cluster has 32 members, which is the limit");
         return;
     }
-    if (n->raft.log.snapshot.last_index == 0) {
+    if (inside_snapshot_index(&n->raft) == 0) {
         answer(n, a, NOTE_JOIN_REPLY, NULL, DUST_AGAIN, "the cluster is just being started");
         return;
     }
@@ -622,7 +612,7 @@ void change_join_tick(struct node *n)
         }
         return;
     }
-    self = server_of(n, n->self.id);
+    self = inside_server(&n->raft, n->self.id);
     if (self != NULL && n->raft.last_applied >= c->join_index && n->db->page_size != 0 &&
         (n->opt.standby || self->role == RAFT_VOTER) && n->grant.leader_ready) {
         c->joining = false;
@@ -699,7 +689,7 @@ void change_tick(struct node *n)
         }
     }
     if (c->promoting && n->running && n->ticks % (PROMOTE_REPEAT_MS / TICK_MS) == 0) {
-        const struct raft_server *self = server_of(n, n->self.id);
+        const struct raft_server *self = inside_server(&n->raft, n->self.id);
         struct note note = {.kind = NOTE_CHANGE, .num = {CHANGE_PROMOTE, n->self.id}};
         const char *address;
         raft_id leader = node_leader(n, &address);

@@ -301,11 +301,11 @@ static int descriptor_read(
 /* Entries are counted by libraft, but what matters is their bytes: set its thresholds accordingly. */
 static void adapt_thresholds(struct node *n)
 {
-    raft_index entries = n->raft.last_applied - n->raft.log.snapshot.last_index;
+    raft_index entries = n->raft.last_applied - inside_snapshot_index(&n->raft);
     uint64_t average = entries != 0 ? n->fsm.log_bytes / entries + 1 : 1;
     uint64_t trailing = TRAILING_BYTES / average;
 
-    if (n->opt.mode == NODE_BOOTSTRAP && n->raft.log.snapshot.last_index == 0) {
+    if (n->opt.mode == NODE_BOOTSTRAP && inside_snapshot_index(&n->raft) == 0) {
         return; /* the first snapshot is taken at once: what the database held at the start is in no log */
     }
     raft_set_snapshot_threshold(&n->raft, n->fsm.log_bytes >= LOG_BYTES_MAX ? 1 : THRESHOLD_ENTRIES);

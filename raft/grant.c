@@ -207,10 +207,10 @@ static void send_state(struct node *n, raft_id id, const char *address)
 
 static void send_state_to(struct node *n, raft_id id)
 {
-    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
-        if (n->raft.configuration.servers[i].id == id) {
-            send_state(n, id, n->raft.configuration.servers[i].address);
-        }
+    const struct raft_server *s = inside_server(&n->raft, id);
+
+    if (s != NULL) {
+        send_state(n, id, s->address);
     }
 }
 

@@ -233,23 +233,6 @@ void io_note(struct node *n, const char *address, raft_id to, const struct note 
 
 /* ---- followers learn the commit index at once ---- */
 
-static raft_term term_at(const struct raft *r, raft_index index)
-{
-    const struct raft_log *l = &r->log;
-    size_t n = l->front <= l->back ? l->back - l->front : l->size - l->front + l->back;
-
-    if (index == 0) {
-        return 0;
-    }
-    if (index == l->snapshot.last_index) {
-        return l->snapshot.last_term;
-    }
-    if (index <= l->offset || index > l->offset + n) {
-        return 0;
-    }
-    return l->entries[(l->front + (size_t)(index - 1 - l->offset)) % l->size].term;
-}
-
 static void on_notice(uv_timer_t *timer)
 {
     io_tell_commit(timer->data, true);
@@ -271,7 +254,7 @@ void io_tell_commit(struct node *n, bool everybody)
     awaited = grant_awaited(n);
     for (unsigned i = 0; i < r->configuration.n; i++) {
         const struct raft_server *server = &r->configuration.servers[i];
-        raft_index match = r->leader_state.progress[i].match_index;
+        raft_index match = inside_match(r, i);
         raft_index commit = r->commit_index < match ? r->commit_index : match;
         struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES, .server_id = server->id,
             .server_address = server->address};
@@ -285,7 +268,7 @@ void io_tell_commit(struct node *n, bool everybody)
             rest = true;
             continue;
         }
-        term = term_at(r, match);
+        term = inside_term(r, match);
         s = term != 0 ? calloc(1, sizeof *s) : NULL;
         if (s == NULL) {
             continue;
@@ -296,7 +279,7 @@ void io_tell_commit(struct node *n, bool everybody)
         s->parts = 1;
         if (guard_send(&n->io.guard, &m)) {
             send_one(n, s, &m);
-            told(n, server->id, commit);
+            told(n, server->id, m.append_entries.leader_commit);
         }
         finish_send(s, 0);
     }

@@ -165,12 +165,7 @@ bool node_is_leader(const struct node *n)
 
 bool node_knows(const struct node *n, raft_id id)
 {
-    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
-        if (n->raft.configuration.servers[i].id == id) {
-            return true;
-        }
-    }
-    return false;
+    return inside_server(&n->raft, id) != NULL;
 }
 
 raft_id node_leader(const struct node *n, const char **address)

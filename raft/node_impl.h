@@ -10,6 +10,7 @@
 #include <uv.h>
 
 #include "raft/guard.h"
+#include "raft/inside.h"
 #include "raft/member.h"
 #include "raft/node.h"
 #include "raft/peer.h"

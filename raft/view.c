@@ -11,6 +11,8 @@
 
 static const char *role_of(const struct node *n)
 {
+    const struct raft_server *self;
+
     if (n->state == NODE_FAILED) {
         return "failed";
     }
@@ -20,10 +22,9 @@ static const char *role_of(const struct node *n)
     if (!n->running) {
         return "joining";
     }
-    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
-        if (n->raft.configuration.servers[i].id == n->self.id && n->raft.configuration.servers[i].role != RAFT_VOTER) {
-            return "standby";
-        }
+    self = inside_server(&n->raft, n->self.id);
+    if (self != NULL && self->role != RAFT_VOTER) {
+        return "standby";
     }
     switch (n->raft.state) {
     case RAFT_LEADER:
@@ -60,7 +61,7 @@ static void view_run(struct node *n, struct job *job)
         v->ready = node_is_leader(n) ? n->submit.ready : n->grant.leader_ready;
         v->turn_holder = node_is_leader(n) ? n->grant.holder : n->grant.number != 0 ? n->self.id : 0;
         v->log_bytes = n->fsm.log_bytes;
-        v->snapshot_index = n->raft.log.snapshot.last_index;
+        v->snapshot_index = inside_snapshot_index(&n->raft);
     }
     if (n->peers != NULL && !n->stopping) {
         peers_stats(n->peers, &st);
@@ -115,7 +116,7 @@ static void members_run(struct node *n, struct job *job)
             m->match_index = n->raft.last_stored;
         } else if (node_is_leader(n)) {
             m->has_match = true;
-            m->match_index = n->raft.leader_state.progress[i].match_index;
+            m->match_index = inside_match(&n->raft, i);
         }
         if (m->has_match) {
             raft_index last = raft_last_index(&n->raft);
@@ -136,17 +137,6 @@ static void members_run(struct node *n, struct job *job)
 int node_members(struct node *n, struct node_member **list, unsigned *count, struct err *e)
 {
     return call_for_list(n, members_run, 0, 0, (void **)list, count, e);
-}
-
-static const struct raft_entry *entry_at(const struct raft *r, raft_index index)
-{
-    const struct raft_log *l = &r->log;
-    size_t count = l->front <= l->back ? l->back - l->front : l->size - l->front + l->back;
-
-    if (index <= l->offset || index > l->offset + count) {
-        return NULL;
-    }
-    return &l->entries[(l->front + (size_t)(index - 1 - l->offset)) % l->size];
 }
 
 static void describe(struct node_entry *out, raft_index index, const struct raft_entry *le)
@@ -191,15 +181,15 @@ static void log_run(struct node *n, struct job *job)
         call_answer(call, DUST_CLOSED, "this member is not running");
         return;
     }
-    if (index <= n->raft.log.offset) {
-        index = n->raft.log.offset + 1;
+    if (index <= inside_offset(&n->raft)) {
+        index = inside_offset(&n->raft) + 1;
     }
     list = calloc(max + 1, sizeof *list);
     if (list == NULL) {
         call_answer(call, DUST_NOMEM, NULL);
         return;
     }
-    while (count < max && index <= n->raft.last_applied && (le = entry_at(&n->raft, index)) != NULL) {
+    while (count < max && index <= n->raft.last_applied && (le = inside_entry(&n->raft, index)) != NULL) {
         describe(&list[count++], index++, le);
     }
     call->out[0] = list;

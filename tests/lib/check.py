@@ -28,13 +28,13 @@ BUILDS = {
     "normal": {"dir": "build", "options": [], "suites": SUITES, "slow": 1, "scale": 1},
     "asan": {
         "dir": "build-asan",
-        "options": ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbench=false"],
+        "options": ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
         "suites": ["unit", "sql", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
         "preload": "libasan.so",
     },
     "tsan": {
         "dir": "build-tsan",
-        "options": ["-Db_sanitize=thread", "-Db_lundef=false", "-Dbench=false"],
+        "options": ["-Db_sanitize=thread", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
         "suites": ["unit", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
         "preload": "libtsan.so",
     },

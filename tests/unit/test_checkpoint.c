@@ -8,7 +8,6 @@
  * form (the power went), writes it to real files, and lets plain SQLite and checkpoint_recover() open them.
  */
 #undef NDEBUG
-#include <assert.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -382,7 +381,7 @@ static bool fault(struct memfs *fs, const char *name)
 
 static struct op *add_op(struct inode *ino)
 {
-    assert(ino->n_ops < (int)(sizeof ino->ops / sizeof *ino->ops));
+    assert_true(ino->n_ops < (int)(sizeof ino->ops / sizeof *ino->ops));
     return &ino->ops[ino->n_ops++];
 }
 
@@ -597,13 +596,13 @@ static int which_of(struct memfs *fs, const char *path)
 
 static struct inode *new_inode(struct memfs *fs)
 {
-    assert(fs->n_inodes < 16);
+    assert_true(fs->n_inodes < 16);
     return fs->inodes[fs->n_inodes++] = calloc(1, sizeof(struct inode));
 }
 
 static void dir_op(struct memfs *fs, int which, struct inode *ino)
 {
-    assert(fs->n_dir_ops < 16);
+    assert_true(fs->n_dir_ops < 16);
     fs->dir_ops[fs->n_dir_ops].which = which;
     fs->dir_ops[fs->n_dir_ops++].ino = ino;
     fs->dir[which] = ino;

@@ -1,7 +1,6 @@
 /* Unit tests of vfs/delta: round trips over pages of every kind, the size against the best possible, and
  * differences that nobody made. */
 #undef NDEBUG
-#include <assert.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>

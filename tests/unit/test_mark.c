@@ -1,7 +1,6 @@
 /* Unit tests of vfs/mark: the marks, hiding them in any partial read, and the header's fields; and what
  * SQLite itself makes of a marked file. */
 #undef NDEBUG
-#include <assert.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,7 +1,6 @@
 /* Unit tests of vfs/memjournal: against a plain buffer under random calls, out of memory, and as the journal
  * of a real database that rolls back. */
 #undef NDEBUG
-#include <assert.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
