@@ -7,7 +7,7 @@
  *
  *   TURN_STATE  leader to member, when something changes for it and every BEACON_MS:
  *               term; num0 holder; num1 number of its grant; num2 bit 0: the leader takes transactions, bit 1: the
- *               turn is recalled; num3 commit index; id0 the leader's tail
+ *               turn is recalled; num3 commit index; id0 the leader's tail; data, every BEACON_MS: the roster
  *   TURN_WISH   member to leader, when something changes and in answer to each TURN_STATE:
  *               term; num0 wants the turn; num1 number of the grant it holds (0 none); num2 transactions in flight
  *               or being made; num3 number of a grant given back; id0 its own head
@@ -130,6 +130,7 @@ static void state_received(struct node *n, const struct note *note)
     g->leader_ready = ready;
     g->leader_commit = note->num[3];
     atomic_store(&g->beacon_ms, clock_ms());
+    roster_decode(&g->roster, note->data, note->data_len, node_now(n));
     if (ready && !atomic_load(&n->db->caught_up) && n->raft.last_applied >= note->num[3]) {
         atomic_store(&n->db->caught_up, true);
         store_wake(n->db->store, false);
@@ -188,7 +189,7 @@ static struct wish *wish_of(struct node *n, raft_id id)
     return unused;
 }
 
-static void send_state(struct node *n, raft_id id, const char *address)
+static void send_state(struct node *n, raft_id id, const char *address, const uint8_t *roster, size_t roster_len)
 {
     struct grant *g = &n->grant;
     struct note s = {.kind = NOTE_TURN_STATE, .term = n->raft.current_term};
@@ -198,6 +199,8 @@ static void send_state(struct node *n, raft_id id, const char *address)
     s.num[2] = (n->submit.ready ? FLAG_READY : 0) | (g->recalling ? FLAG_RECALLED : 0);
     s.num[3] = n->raft.commit_index;
     s.id[0] = n->submit.tail;
+    s.data = roster;
+    s.data_len = (uint32_t)roster_len;
     if (id == n->self.id) {
         state_received(n, &s);
     } else {
@@ -210,18 +213,40 @@ static void send_state_to(struct node *n, raft_id id)
     const struct raft_server *s = inside_server(&n->raft, id);
 
     if (s != NULL) {
-        send_state(n, id, s->address);
+        send_state(n, id, s->address, NULL, 0);
     }
+}
+
+static size_t write_roster(struct node *n, uint8_t *out)
+{
+    const struct raft_configuration *conf = &n->raft.configuration;
+    struct roster_line line[ROSTER_MAX];
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < conf->n && count < ROSTER_MAX; i++) {
+        bool self = conf->servers[i].id == n->self.id;
+
+        line[count++] = (struct roster_line){
+            .id = conf->servers[i].id,
+            .match_index = self ? n->raft.last_stored : inside_match(&n->raft, i),
+            .heard_ms = self ? 0 : node_last_heard_ms(n, conf->servers[i].address),
+        };
+    }
+    roster_encode(line, count, out);
+    return (size_t)count * ROSTER_LINE_SIZE;
 }
 
 static void send_state_to_all(struct node *n)
 {
+    uint8_t roster[ROSTER_MAX * ROSTER_LINE_SIZE];
+    size_t len = write_roster(n, roster);
+
     n->grant.sent_ms = node_now(n);
     for (unsigned i = 0; i < n->raft.configuration.n; i++) {
         const struct raft_server *s = &n->raft.configuration.servers[i];
 
         if (s->role != RAFT_SPARE) {
-            send_state(n, s->id, s->address);
+            send_state(n, s->id, s->address, roster, len);
         }
     }
 }

@@ -182,6 +182,13 @@ raft_id node_leader(const struct node *n, const char **address)
     return a != NULL ? id : 0;
 }
 
+int64_t node_last_heard_ms(const struct node *n, const char *address)
+{
+    int64_t ms = peers_last_heard_ms(n->peers, address);
+
+    return ms < 0 && node_is_leader(n) ? (int64_t)(node_now(n) - n->changed_ms) : ms;
+}
+
 void node_set_up(struct node *n)
 {
     pthread_mutex_lock(&n->mutex);
@@ -264,6 +271,7 @@ static void watch(struct node *n)
         n->seen_term = n->raft.current_term;
         n->seen_state = n->raft.state;
         n->seen_leader = leader;
+        n->changed_ms = node_now(n);
         submit_leader_changed(n);
         grant_leader_changed(n);
     }

@@ -14,6 +14,7 @@
 #include "raft/member.h"
 #include "raft/node.h"
 #include "raft/peer.h"
+#include "raft/roster.h"
 #include "raft/wire.h"
 #include "vfs/entry.h"
 #include "vfs/txn.h"
@@ -23,7 +24,7 @@
 #define RESEND_MS 300u
 #define SLICE_MS 20u       /* how long a member keeps the turn when another one wants it */
 #define GATHER_MS 1000u    /* how long a new leader waits to hear what is in flight */
-#define MAX_MEMBERS 32     /* in one cluster */
+#define MAX_MEMBERS ROSTER_MAX /* in one cluster */
 #define PROPOSED_MAX 4096  /* transactions of the leader's that are remembered as proposed; a power of two */
 #define PARTS_AHEAD 8      /* parts of a large transaction on their way at a time */
 
@@ -150,6 +151,7 @@ struct grant {
     bool told_want;
     _Atomic uint64_t beacon_ms; /* when the leader was last heard; any thread reads */
     uint64_t leader_commit;
+    struct roster roster; /* what the leader says of the members */
     /* as the leader */
     raft_id holder; /* 0: nobody */
     uint64_t last_number;
@@ -244,6 +246,7 @@ struct node {
     int seen_state;
     raft_id seen_leader;
     raft_index seen_applied;
+    uint64_t changed_ms; /* when state, term or leader last changed */
     uint64_t ticks;
 
     struct peers *peers;
@@ -289,6 +292,8 @@ void node_set_up(struct node *n);
 bool node_is_leader(const struct node *n);
 bool node_knows(const struct node *n, raft_id id); /* is it in the configuration? */
 raft_id node_leader(const struct node *n, const char **address);
+/* How long a member has been silent, -1 if that is unknown. A leader expects everybody to speak, from its election on. */
+int64_t node_last_heard_ms(const struct node *n, const char *address);
 struct call *call_new(struct node *n, void (*run)(struct node *n, struct job *job), uint32_t timeout_ms);
 int call_wait(struct node *n, struct call *c, uint32_t timeout_ms, struct err *e); /* posts it; frees it */
 void call_answer(struct call *c, int code, const char *text);

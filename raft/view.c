@@ -86,12 +86,37 @@ void node_view(struct node *n, struct node_view *out)
     *out = v;
 }
 
+/* What is known of another member: heard by ourselves, or by the leader if its last beacon is not too old. */
+static void look_at(struct node *n, unsigned i, struct node_member *m)
+{
+    const struct roster *roster = &n->grant.roster;
+    const struct roster_line *line = roster_find(roster, m->id);
+    uint64_t age = node_now(n) - roster->at_ms, fresh = 2ull * n->raft.election_timeout;
+
+    m->last_contact_ms = node_last_heard_ms(n, m->address);
+    if (node_is_leader(n)) {
+        m->has_match = true;
+        m->match_index = inside_match(&n->raft, i);
+    } else if (line != NULL && age <= fresh) {
+        m->has_match = true;
+        m->match_index = line->match_index;
+        if (line->heard_ms >= 0 && (m->last_contact_ms < 0 || line->heard_ms + (int64_t)age < m->last_contact_ms)) {
+            m->last_contact_ms = line->heard_ms + (int64_t)age;
+        }
+    } else if (!m->is_leader && m->last_contact_ms > (int64_t)fresh) {
+        m->last_contact_ms = -1; /* not heard because it has nothing to say to us: that tells nothing */
+    }
+    snprintf(m->state, sizeof m->state, "%s",
+        m->last_contact_ms < 0 ? "unknown" : m->last_contact_ms > (int64_t)fresh ? "down" : "up");
+}
+
 static void members_run(struct node *n, struct job *job)
 {
     struct call *call = (struct call *)job;
     const struct raft_configuration *conf = &n->raft.configuration;
     raft_id leader = node_leader(n, NULL);
     struct node_member *list;
+    raft_index last;
 
     if (!n->running || n->stopping) {
         call_answer(call, DUST_CLOSED, "this member is not running");
@@ -102,6 +127,7 @@ static void members_run(struct node *n, struct job *job)
         call_answer(call, DUST_NOMEM, NULL);
         return;
     }
+    last = raft_last_index(&n->raft);
     for (unsigned i = 0; i < conf->n; i++) {
         struct node_member *m = &list[i];
 
@@ -110,24 +136,16 @@ static void members_run(struct node *n, struct job *job)
         m->role = conf->servers[i].role;
         m->is_self = m->id == n->self.id;
         m->is_leader = m->id == leader;
-        m->last_contact_ms = m->is_self ? 0 : peers_last_heard_ms(n->peers, m->address);
         if (m->is_self) {
             m->has_match = true;
             m->match_index = n->raft.last_stored;
-        } else if (node_is_leader(n)) {
-            m->has_match = true;
-            m->match_index = inside_match(&n->raft, i);
+            snprintf(m->state, sizeof m->state, "up");
+        } else {
+            look_at(n, i, m);
         }
         if (m->has_match) {
-            raft_index last = raft_last_index(&n->raft);
-
             m->lag = last > m->match_index ? last - m->match_index : 0;
         }
-        snprintf(m->state, sizeof m->state, "%s",
-            m->is_self ? "up"
-            : m->last_contact_ms < 0 ? "unknown"
-            : m->last_contact_ms > (int64_t)(2 * n->raft.election_timeout) ? "down"
-                                                                          : "up");
     }
     call->out[0] = list;
     call->arg[0] = conf->n;

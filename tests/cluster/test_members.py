@@ -117,6 +117,33 @@ def test_remove_a_dead_member_and_replace_it(box):
     box.same_files(a, b, d)
 
 
+def test_every_member_sees_who_is_up(box):
+    a, b, c = members = box.cluster(3)
+
+    def states(m):
+        return dict(m.sql("SELECT address, state FROM dust_members"))
+
+    for m in members:
+        wait_until("%s sees all up" % m.name, lambda: set(states(m).values()) == {"up"}, 20)
+        lags = m.sql("SELECT lag, last_contact_ms FROM dust_members WHERE NOT is_self")
+        assert len(lags) == 2 and all(lag is not None and ms is not None for lag, ms in lags), lags
+    leader = box.leader(*members)
+    gone = next(m for m in members if m is not leader)
+    gone.kill9()
+    for m in members:
+        if m is not gone:
+            wait_until("%s sees who is down" % m.name, lambda: sorted(states(m).values()) == ["down", "up", "up"], 20)
+            assert states(m)[gone.address] == "down"
+    gone.restart()
+    for m in members:
+        wait_until("%s sees all up again" % m.name, lambda: set(states(m).values()) == {"up"}, 20)
+    leader.kill9()
+    for m in members:
+        if m is not leader:
+            wait_until("%s sees that the leader is down" % m.name, lambda: states(m)[leader.address] == "down", 20)
+            assert sorted(states(m).values()) == ["down", "up", "up"]
+
+
 def test_status_and_functions(box):
     a, b = box.cluster(2)
     for m in (a, b):
