@@ -32,8 +32,7 @@ static void answer(struct node *n, struct asker *a, int kind, const struct note 
     struct note r = with != NULL ? *with : (struct note){0};
 
     if (a->call != NULL) {
-        a->call->arg[0] = r.num[0];
-        call_answer(a->call, code, text);
+        call_answer(a->call, code, text, r.num[0], NULL);
         a->call = NULL;
         return;
     }
@@ -376,28 +375,27 @@ static struct call *find_call(struct node *n, uint64_t req)
     return NULL;
 }
 
-static bool ask_leader(struct node *n, struct call *call, struct note *note)
+static void ask_leader(struct node *n, struct call *call, struct note *note)
 {
     const char *address;
     raft_id leader = node_leader(n, &address);
 
     if (n->state == NODE_FAILED) {
-        call_answer(call, n->failure.code, n->failure.text);
-        return false;
+        call_answer(call, n->failure.code, n->failure.text, 0, NULL);
+        return;
     }
     if (n->stopping) {
-        call_answer(call, DUST_CLOSED, "this member is shutting down");
-        return false;
+        call_answer(call, node_is_ending(n) ? DUST_CLOSED : DUST_AGAIN, "this member is shutting down", 0, NULL);
+        return;
     }
     if (leader == 0 || leader == n->self.id) {
-        call_answer(call, DUST_NOLEADER, "no leader is known: is a majority of the cluster up and reachable?");
-        return false;
+        call_answer(call, DUST_NOLEADER, "no leader is known: is a majority of the cluster up and reachable?", 0, NULL);
+        return;
     }
     call->req = ++n->change.last_req;
     note->req = call->req;
     wait_for_reply(n, call);
     io_note(n, address, leader, note);
-    return true;
 }
 
 static void change_run(struct node *n, struct job *job)
@@ -437,25 +435,12 @@ static int ask(struct node *n, void (*run)(struct node *, struct job *), uint64_
     for (;;) {
         uint64_t now = clock_ms();
         uint32_t left = now < until ? (uint32_t)(until - now) : 1;
-        struct call *c = call_new(n, run, left < 2000 ? left : 2000);
-        struct commit *commit;
+        struct call_result r;
 
-        if (c == NULL) {
-            return err_set(e, DUST_NOMEM, "out of memory");
+        rv = node_call(n, run, a0, a1, left < 2000 ? left : 2000, &r, &last);
+        if (rv == DUST_OK && result != NULL) {
+            *result = r.num;
         }
-        c->arg[0] = a0;
-        c->arg[1] = a1;
-        commit = c->commit;
-        node_post(n, &c->job);
-        rv = commit_wait(commit, left + 5000, &last);
-        if (rv == COMMIT_PENDING) {
-            return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
-        }
-        if (result != NULL) {
-            *result = c->arg[0];
-        }
-        commit_unref(commit);
-        free(c);
         if ((rv != DUST_AGAIN && rv != DUST_NOLEADER) || clock_ms() >= until) {
             break;
         }
@@ -481,7 +466,7 @@ static void hand_over_run(struct node *n, struct job *job)
     if (node_is_leader(n)) {
         leader_change(n, &a, CHANGE_TRANSFER, 0);
     } else {
-        call_answer(call, DUST_OK, NULL);
+        call_answer(call, DUST_OK, NULL, 0, NULL);
     }
 }
 
@@ -654,8 +639,7 @@ void change_received(struct node *n, const struct wire_head *from, const struct 
         call = find_call(n, note->req);
         if (call != NULL) {
             copy_text(note, text, sizeof text);
-            call->arg[0] = note->num[0];
-            call_answer(call, note->code, text[0] != '\0' ? text : NULL);
+            call_answer(call, note->code, text[0] != '\0' ? text : NULL, note->num[0], NULL);
         }
         break;
     case NOTE_REMOVED:
@@ -683,7 +667,7 @@ void change_tick(struct node *n)
 
         if (now >= call->deadline_ms) {
             *p = call->next;
-            call_answer(call, DUST_NOLEADER, "the leader did not answer in time");
+            call_answer(call, DUST_NOLEADER, "the leader did not answer in time", 0, NULL);
         } else {
             p = &call->next;
         }
@@ -707,13 +691,13 @@ void change_fail_calls(struct node *n, int code, const char *text)
     struct call *c = n->change.calls, *next;
 
     if (n->change.busy && n->change.asker.call != NULL) {
-        call_answer(n->change.asker.call, code, text);
+        call_answer(n->change.asker.call, code, text, 0, NULL);
         n->change.asker.call = NULL;
     }
     n->change.busy = false;
     n->change.calls = NULL;
     for (; c != NULL; c = next) {
         next = c->next;
-        call_answer(c, code, text);
+        call_answer(c, code, text, 0, NULL);
     }
 }

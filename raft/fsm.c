@@ -249,7 +249,7 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
         n->fsm.urgent |= 1ull << (entry.origin % 64);
     }
     store_set_applied(n->db->store, index);
-    submit_applied(n, &entry.id, entry.part, entry.last, buf->len);
+    submit_applied(n, &entry.id, entry.part, entry.last);
     return 0;
 }
 

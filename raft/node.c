@@ -1,4 +1,4 @@
-/* The loop thread of one member: its start and end, the jobs that SQL threads hand to it, and its heartbeat.
+/* The loop thread of one member: its start and end, and its heartbeat.
  *
  * Order within one turn of the loop: messages and disk completions are handled as they come; `prepare`, just before the
  * loop sleeps, looks at what has changed (state, term, commit index), proposes what was collected, and sends what is
@@ -15,146 +15,6 @@
 
 #include "raft/node_impl.h"
 #include "vfs/clock.h"
-
-#define CALL_TIMEOUT_MS 5000u
-
-/* ---- jobs ---- */
-
-/* Under the mutex, so that the handle is not closed meanwhile. */
-static void wake(struct node *n)
-{
-    if (!n->signalled && !n->loop_done) {
-        uv_async_send(&n->async);
-        n->signalled = true;
-    }
-}
-
-void node_post(struct node *n, struct job *job)
-{
-    job->next = NULL;
-    pthread_mutex_lock(&n->mutex);
-    if (n->halted) {
-        pthread_mutex_unlock(&n->mutex);
-        job->run(n, job); /* every job knows a node that has stopped */
-        return;
-    }
-    *n->jobs_tail = job;
-    n->jobs_tail = &job->next;
-    wake(n);
-    pthread_mutex_unlock(&n->mutex);
-}
-
-void node_wake(struct node *n)
-{
-    pthread_mutex_lock(&n->mutex);
-    wake(n);
-    pthread_mutex_unlock(&n->mutex);
-}
-
-static void run_jobs(struct node *n)
-{
-    struct job *job, *next;
-
-    pthread_mutex_lock(&n->mutex);
-    job = n->jobs;
-    n->jobs = NULL;
-    n->jobs_tail = &n->jobs;
-    n->signalled = false;
-    pthread_mutex_unlock(&n->mutex);
-    for (; job != NULL; job = next) {
-        next = job->next;
-        job->run(n, job);
-    }
-}
-
-void node_defer(struct node *n, struct job *job)
-{
-    job->next = n->deferred;
-    n->deferred = job;
-}
-
-static void run_deferred(struct node *n)
-{
-    while (n->deferred != NULL) {
-        struct job *job = n->deferred;
-
-        n->deferred = job->next;
-        job->run(n, job);
-    }
-}
-
-static void on_async(uv_async_t *async)
-{
-    run_jobs(async->data);
-}
-
-struct call *call_new(struct node *n, void (*run)(struct node *n, struct job *job), uint32_t timeout_ms)
-{
-    struct call *c = calloc(1, sizeof *c);
-
-    (void)n;
-    if (c == NULL) {
-        return NULL;
-    }
-    c->commit = commit_new();
-    if (c->commit == NULL) {
-        free(c);
-        return NULL;
-    }
-    c->job.run = run;
-    c->deadline_ms = clock_ms() + timeout_ms;
-    return c;
-}
-
-void call_answer(struct call *c, int code, const char *text)
-{
-    struct commit *commit = c->commit;
-
-    commit_done(commit, code, text);
-}
-
-int call_wait(struct node *n, struct call *c, uint32_t timeout_ms, struct err *e)
-{
-    struct commit *commit = c->commit;
-    int rv;
-
-    node_post(n, &c->job);
-    /* The loop answers every call at its deadline at the latest; the rest is for a loop that is stuck. */
-    rv = commit_wait(commit, timeout_ms + 5000, e);
-    if (rv == COMMIT_PENDING) {
-        return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
-    }
-    commit_unref(commit);
-    free(c);
-    return rv;
-}
-
-int call_for_list(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1, void **list,
-    unsigned *count, struct err *e)
-{
-    struct call *c = call_new(n, run, CALL_TIMEOUT_MS);
-    struct commit *commit;
-    int rv;
-
-    if (c == NULL) {
-        return err_set(e, DUST_NOMEM, "out of memory");
-    }
-    commit = c->commit;
-    c->arg[0] = a0;
-    c->arg[1] = a1;
-    node_post(n, &c->job);
-    rv = commit_wait(commit, CALL_TIMEOUT_MS, e);
-    if (rv == COMMIT_PENDING) {
-        return err_set(e, DUST_BUSY, "the member's own thread does not answer (is its disk stuck?)");
-    }
-    if (rv == DUST_OK) {
-        *list = c->out[0];
-        *count = (unsigned)c->arg[0];
-    }
-    commit_unref(commit);
-    free(c);
-    return rv;
-}
 
 /* ---- state ---- */
 
@@ -277,6 +137,11 @@ static void watch(struct node *n)
     }
 }
 
+static void on_async(uv_async_t *async)
+{
+    node_run_jobs(async->data);
+}
+
 static void on_prepare(uv_prepare_t *prepare)
 {
     struct node *n = prepare->data;
@@ -288,7 +153,7 @@ static void on_prepare(uv_prepare_t *prepare)
         grant_look(n);
         io_tell_commit(n, false);
     }
-    run_deferred(n);
+    node_run_deferred(n);
 }
 
 /* ---- checkpoints in the background ---- */
@@ -552,10 +417,10 @@ static void run_loop(struct node *n)
         node_fail(n, &e);
         shut_down(n);
     }
-    run_jobs(n);
+    node_run_jobs(n);
     uv_run(&n->loop, UV_RUN_DEFAULT);
     io_close_done(n);
-    run_deferred(n);
+    node_run_deferred(n);
     uv_loop_close(&n->loop);
 }
 
@@ -584,7 +449,7 @@ static void *loop_thread(void *arg)
     n->up = true;
     pthread_cond_broadcast(&n->cond);
     pthread_mutex_unlock(&n->mutex);
-    run_jobs(n);
+    node_run_jobs(n);
     return NULL;
 }
 
@@ -605,8 +470,6 @@ static int confirm_read(void *ctx, int consistency, uint32_t freshness_ms, uint3
     }
     return node_catch_up(n, timeout_ms, e);
 }
-
-static void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit);
 
 static void turn_changed(void *ctx)
 {
@@ -648,8 +511,8 @@ int node_start(struct node **out, struct database *db, const struct node_options
         rv = err_set(e, DUST_NOMEM, "cannot make an event loop");
         goto fail;
     }
-    db->rep = (struct replicator){.ctx = n, .submit = submit_from_sql, .confirm_read = confirm_read,
-        .turn_changed = turn_changed};
+    db->rep = (struct replicator){.ctx = n, .room = sizeof(struct inflight), .submit = submit_from_sql,
+        .confirm_read = confirm_read, .turn_changed = turn_changed};
     if (pthread_create(&n->thread, NULL, loop_thread, n) != 0) {
         uv_loop_close(&n->loop);
         rv = err_set(e, DUST_NOMEM, "cannot start a thread");
@@ -709,55 +572,4 @@ void node_stop(struct node *n)
         node_halt(n);
         node_free(n);
     }
-}
-
-/* ---- submitting: SQL threads ---- */
-
-static void submit_run(struct node *n, struct job *job)
-{
-    struct inflight *f = (struct inflight *)job;
-    struct inflight **p = &n->submit.first;
-    struct vid id;
-
-    if (n->stopping || n->state == NODE_FAILED) {
-        commit_done(f->commit, DUST_UNKNOWN, n->failure.code != DUST_OK ? n->failure.text : "this member was stopped");
-        sealed_free(f->sealed);
-        free(f);
-        return;
-    }
-    if (!store_id_of(n->db->store, f->seq, &id)) {
-        atomic_fetch_sub(&n->submit.count, 1); /* voided while the job waited */
-        commit_done(f->commit, DUST_VOID, NULL);
-        sealed_free(f->sealed);
-        free(f);
-        return;
-    }
-    while (*p != NULL && (*p)->seq < f->seq) {
-        p = &(*p)->next;
-    }
-    f->next = *p;
-    *p = f;
-    submit_pump(n);
-}
-
-static void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit)
-{
-    struct node *n = ctx;
-    struct inflight *f = calloc(1, sizeof *f);
-
-    if (f == NULL) {
-        /* The version stays on the head; the next election of this process's will find it unknown. */
-        sealed_free(sealed);
-        commit_done(commit, DUST_UNKNOWN, "out of memory");
-        return;
-    }
-    f->job.run = submit_run;
-    f->node = n;
-    f->sealed = sealed;
-    f->id = v->id;
-    f->parent = v->parent;
-    f->seq = v->seq;
-    f->commit = commit;
-    atomic_fetch_add(&n->submit.count, 1);
-    node_post(n, &f->job);
 }

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <uv.h>
 
+#include "raft/call.h"
 #include "raft/guard.h"
 #include "raft/inside.h"
 #include "raft/member.h"
@@ -25,29 +26,12 @@
 #define SLICE_MS 20u       /* how long a member keeps the turn when another one wants it */
 #define GATHER_MS 1000u    /* how long a new leader waits to hear what is in flight */
 #define MAX_MEMBERS ROSTER_MAX /* in one cluster */
-#define PROPOSED_MAX 4096  /* transactions of the leader's that are remembered as proposed; a power of two */
+#define PROPOSED_MAX 256   /* transactions that a leader remembers as proposed; a power of two */
 #define PARTS_AHEAD 8      /* parts of a large transaction on their way at a time */
 
 struct node;
 
 enum node_state { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED };
-
-/* Work for the loop thread. Made by any thread, run and freed (or answered) by the loop. */
-struct job {
-    struct job *next;
-    void (*run)(struct node *n, struct job *job);
-};
-
-/* A call from an SQL thread that waits for its answer: a job and a commit (the meeting point). */
-struct call {
-    struct job job;
-    struct commit *commit;
-    struct call *next; /* where it waits */
-    uint64_t arg[2];
-    uint64_t req;
-    uint64_t deadline_ms;
-    void *out[2];
-};
 
 /* ---- io.c: raft_io over libraft's disk and our peers ---- */
 struct io {
@@ -99,10 +83,9 @@ struct fsm {
 };
 
 /* ---- submit.c: this member's transactions on their way, and the leader's side of it ---- */
-struct inflight {
+struct inflight { /* beside its commit */
     struct job job;
     struct inflight *next;
-    struct node *node;
     struct sealed *sealed;
     struct vid id, parent;
     uint64_t seq;
@@ -111,13 +94,12 @@ struct inflight {
 };
 
 struct submit {
-    struct inflight *first, *last; /* in the order of staging */
+    struct inflight *first;        /* in the order of staging */
     _Atomic unsigned count;        /* any thread reads */
     uint64_t sent_at_ms;           /* when something was last sent or applied */
-    uint64_t nack_until_ms;
     /* as the leader */
     bool ready; /* every entry of earlier terms is applied */
-    raft_term ready_term, barrier_term;
+    raft_term barrier_term;
     struct vid tail; /* the last transaction proposed */
     struct vid *proposed; /* ring of ids proposed and not yet applied (or long ago) */
     unsigned n_proposed;
@@ -126,7 +108,6 @@ struct submit {
     struct raft_buffer *batch;
     unsigned n_batch, room;
     size_t batch_bytes;
-    uint64_t outstanding; /* bytes proposed and not applied */
 };
 
 /* ---- grant.c: the turn between members ---- */
@@ -148,7 +129,7 @@ struct grant {
     uint64_t offered; /* a grant that waits for its base version to be the head */
     struct vid base;
     bool recalled;
-    bool told_want;
+    bool told_want; /* whether the last TURN_WISH said that we want the turn */
     _Atomic uint64_t beacon_ms; /* when the leader was last heard; any thread reads */
     uint64_t leader_commit;
     struct roster roster; /* what the leader says of the members */
@@ -283,10 +264,13 @@ static inline uint64_t node_now(const struct node *n)
     return uv_now(&n->loop);
 }
 
+/* It is being shut down for good, not begun again. */
+static inline bool node_is_ending(const struct node *n)
+{
+    return n->stopping && !n->restart;
+}
+
 /* node.c */
-void node_post(struct node *n, struct job *job); /* any thread */
-void node_wake(struct node *n);                  /* any thread */
-void node_defer(struct node *n, struct job *job); /* run it before the loop sleeps; loop thread only */
 void node_fail(struct node *n, const struct err *e);
 void node_set_up(struct node *n);
 bool node_is_leader(const struct node *n);
@@ -294,12 +278,6 @@ bool node_knows(const struct node *n, raft_id id); /* is it in the configuration
 raft_id node_leader(const struct node *n, const char **address);
 /* How long a member has been silent, -1 if that is unknown. A leader expects everybody to speak, from its election on. */
 int64_t node_last_heard_ms(const struct node *n, const char *address);
-struct call *call_new(struct node *n, void (*run)(struct node *n, struct job *job), uint32_t timeout_ms);
-int call_wait(struct node *n, struct call *c, uint32_t timeout_ms, struct err *e); /* posts it; frees it */
-void call_answer(struct call *c, int code, const char *text);
-/* A call whose answer is a list in out[0] of arg[0] elements. */
-int call_for_list(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1, void **list,
-    unsigned *count, struct err *e);
 int node_begin_raft(struct node *n, struct err *e);
 
 /* io.c */
@@ -326,14 +304,14 @@ void submit_deinit(struct node *n);
 void submit_pump(struct node *n);
 void submit_again(struct node *n); /* send everything once more: a new leader, or a loss */
 void submit_flush(struct node *n);
+void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit); /* replicator.h */
 void submit_received(struct node *n, const struct wire_head *from, const struct note *note);
 void submit_refused(struct node *n, const struct note *note);
-void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last, size_t bytes);
+void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last);
 void submit_void(struct node *n); /* the speculative versions are gone */
 void submit_fail(struct node *n, int code, const char *text);
 void submit_leader_changed(struct node *n);
 void submit_tick(struct node *n);
-void submit_tail(struct node *n, struct vid *tail); /* of this member's own chain */
 
 /* grant.c */
 void grant_poke(struct node *n); /* any thread */

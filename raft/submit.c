@@ -26,12 +26,6 @@
 
 #define BATCH_BYTES ((size_t)4 << 20)
 
-struct apply_req {
-    struct raft_apply req;
-    struct node *node;
-    size_t bytes;
-};
-
 int submit_init(struct node *n, struct err *e)
 {
     n->submit.proposed = calloc(PROPOSED_MAX, sizeof *n->submit.proposed);
@@ -62,7 +56,7 @@ static bool was_proposed(const struct submit *s, const struct vid *id)
 {
     unsigned n = s->n_proposed < PROPOSED_MAX ? s->n_proposed : PROPOSED_MAX;
 
-    for (unsigned i = 1; i <= n && i <= 256; i++) {
+    for (unsigned i = 1; i <= n; i++) {
         if (vid_equal(&s->proposed[(s->n_proposed - i) % PROPOSED_MAX], id)) {
             return true;
         }
@@ -111,10 +105,8 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
         if (entry->part > s->stream_next) {
             return OFFER_REFUSED;
         }
-    } else if (was_proposed(s, &entry->id)) {
-        return OFFER_KNOWN;
     } else if (entry->part != 0 || !vid_equal(&entry->parent, &s->tail)) {
-        return OFFER_REFUSED;
+        return was_proposed(s, &entry->id) ? OFFER_KNOWN : OFFER_REFUSED;
     }
     if (s->batch_bytes + len > BATCH_BYTES) {
         submit_flush(n); /* libraft's storage takes no batch over a segment, 8 MiB */
@@ -137,39 +129,31 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
 
 static void on_applied(struct raft_apply *req, int status, void *result)
 {
-    struct apply_req *a = (struct apply_req *)req;
-
     (void)result;
     (void)status; /* what was lost is sent again by its origin */
-    a->node->submit.outstanding -= a->bytes;
-    free(a);
+    free(req);
 }
 
 /* Propose what was collected in this turn of the loop, in one go. */
 void submit_flush(struct node *n)
 {
     struct submit *s = &n->submit;
-    struct apply_req *a;
+    struct raft_apply *req;
     int rv = RAFT_NOMEM;
 
     if (s->n_batch == 0) {
         return;
     }
-    a = calloc(1, sizeof *a);
-    if (a != NULL && node_is_leader(n)) {
-        a->node = n;
-        for (unsigned i = 0; i < s->n_batch; i++) {
-            a->bytes += s->batch[i].len;
-        }
-        rv = raft_apply(&n->raft, &a->req, s->batch, s->n_batch, on_applied);
+    req = calloc(1, sizeof *req);
+    if (req != NULL && node_is_leader(n)) {
+        rv = raft_apply(&n->raft, req, s->batch, s->n_batch, on_applied);
     }
     if (rv == 0) {
-        s->outstanding += a->bytes;
         s->n_batch = 0;
         s->batch_bytes = 0;
         return;
     }
-    free(a);
+    free(req);
     drop_batch(n);
     s->ready = false; /* the tail is wrong now: begin again behind a barrier */
     s->barrier_term = 0;
@@ -208,7 +192,6 @@ static void on_barrier(struct raft_barrier *req, int status)
     }
     store_agreed(n->db->store, &head);
     s->ready = true;
-    s->ready_term = n->raft.current_term;
     s->tail = head.id;
     s->stream_next = 0;
     s->n_proposed = 0;
@@ -324,18 +307,16 @@ void submit_refused(struct node *n, const struct note *note)
 static void finish(struct node *n, struct inflight *f, int code, const char *text)
 {
     atomic_fetch_sub(&n->submit.count, 1);
-    commit_done(f->commit, code, text);
     sealed_free(f->sealed);
-    free(f);
+    commit_done(f->commit, code, text); /* f is gone with it */
 }
 
 /* A part has been applied here. */
-void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last, size_t bytes)
+void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last)
 {
     struct submit *s = &n->submit;
     struct inflight *f = s->first;
 
-    (void)bytes;
     if (f == NULL || !vid_equal(&f->id, id)) {
         return;
     }
@@ -388,10 +369,42 @@ void submit_tick(struct node *n)
     }
 }
 
-void submit_tail(struct node *n, struct vid *tail)
-{
-    struct head_info head;
+/* ---- from SQL threads ---- */
 
-    store_head(n->db->store, &head);
-    *tail = head.id;
+/* Into its place: two SQL threads may have posted in another order than they staged. */
+static void submit_run(struct node *n, struct job *job)
+{
+    struct inflight *f = (struct inflight *)job;
+    struct inflight **p = &n->submit.first;
+    struct vid id;
+
+    if (node_is_ending(n) || n->state == NODE_FAILED) {
+        finish(n, f, DUST_UNKNOWN, n->failure.code != DUST_OK ? n->failure.text : "this member was stopped");
+        return;
+    }
+    if (!store_id_of(n->db->store, f->seq, &id)) {
+        finish(n, f, DUST_VOID, NULL); /* voided while the job waited */
+        return;
+    }
+    while (*p != NULL && (*p)->seq < f->seq) {
+        p = &(*p)->next;
+    }
+    f->next = *p;
+    *p = f;
+    submit_pump(n);
+}
+
+void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit)
+{
+    struct node *n = ctx;
+    struct inflight *f = commit_room(commit);
+
+    f->job.run = submit_run;
+    f->sealed = sealed;
+    f->id = v->id;
+    f->parent = v->parent;
+    f->seq = v->seq;
+    f->commit = commit;
+    atomic_fetch_add(&n->submit.count, 1);
+    node_post(n, &f->job);
 }

@@ -41,11 +41,14 @@ static const char *role_of(const struct node *n)
 static void view_run(struct node *n, struct job *job)
 {
     struct call *call = (struct call *)job;
-    struct node_view *v = call->out[0];
+    struct node_view *v = calloc(1, sizeof *v);
     struct peers_stats st = {0};
     const char *leader = NULL;
 
-    memset(v, 0, sizeof *v);
+    if (v == NULL) {
+        call_answer(call, DUST_NOMEM, NULL, 0, NULL);
+        return;
+    }
     v->id = n->self.id;
     snprintf(v->address, sizeof v->address, "%s", n->address);
     v->role = role_of(n);
@@ -71,19 +74,19 @@ static void view_run(struct node *n, struct job *job)
         v->bytes_out = st.bytes_out;
         v->dropped = st.dropped + n->io.refused;
     }
-    call_answer(call, DUST_OK, NULL);
+    call_answer(call, DUST_OK, NULL, 0, v);
 }
 
 void node_view(struct node *n, struct node_view *out)
 {
-    struct call *c = n != NULL ? call_new(n, view_run, VIEW_TIMEOUT_MS) : NULL;
-    struct node_view v = {.role = "stopped"};
+    struct call_result r;
 
-    if (c != NULL) {
-        c->out[0] = &v;
-        call_wait(n, c, VIEW_TIMEOUT_MS, NULL);
+    if (n != NULL && node_call(n, view_run, 0, 0, VIEW_TIMEOUT_MS, &r, NULL) == DUST_OK) {
+        memcpy(out, r.gift, sizeof *out);
+        free(r.gift);
+    } else {
+        *out = (struct node_view){.role = "stopped"};
     }
-    *out = v;
 }
 
 /* What is known of another member: heard by ourselves, or by the leader if its last beacon is not too old. */
@@ -119,12 +122,12 @@ static void members_run(struct node *n, struct job *job)
     raft_index last;
 
     if (!n->running || n->stopping) {
-        call_answer(call, DUST_CLOSED, "this member is not running");
+        call_answer(call, DUST_CLOSED, "this member is not running", 0, NULL);
         return;
     }
     list = calloc(conf->n + 1, sizeof *list);
     if (list == NULL) {
-        call_answer(call, DUST_NOMEM, NULL);
+        call_answer(call, DUST_NOMEM, NULL, 0, NULL);
         return;
     }
     last = raft_last_index(&n->raft);
@@ -147,14 +150,26 @@ static void members_run(struct node *n, struct job *job)
             m->lag = last > m->match_index ? last - m->match_index : 0;
         }
     }
-    call->out[0] = list;
-    call->arg[0] = conf->n;
-    call_answer(call, DUST_OK, NULL);
+    call_answer(call, DUST_OK, NULL, conf->n, list);
+}
+
+/* A list that a call answers with. */
+static int ask_for_list(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1,
+    void **list, unsigned *count, struct err *e)
+{
+    struct call_result r;
+    int rv = node_call(n, run, a0, a1, VIEW_TIMEOUT_MS, &r, e);
+
+    if (rv == DUST_OK) {
+        *list = r.gift;
+        *count = (unsigned)r.num;
+    }
+    return rv;
 }
 
 int node_members(struct node *n, struct node_member **list, unsigned *count, struct err *e)
 {
-    return call_for_list(n, members_run, 0, 0, (void **)list, count, e);
+    return ask_for_list(n, members_run, 0, 0, (void **)list, count, e);
 }
 
 static void describe(struct node_entry *out, raft_index index, const struct raft_entry *le)
@@ -196,7 +211,7 @@ static void log_run(struct node *n, struct job *job)
     unsigned count = 0;
 
     if (!n->running || n->stopping) {
-        call_answer(call, DUST_CLOSED, "this member is not running");
+        call_answer(call, DUST_CLOSED, "this member is not running", 0, NULL);
         return;
     }
     if (index <= inside_offset(&n->raft)) {
@@ -204,20 +219,18 @@ static void log_run(struct node *n, struct job *job)
     }
     list = calloc(max + 1, sizeof *list);
     if (list == NULL) {
-        call_answer(call, DUST_NOMEM, NULL);
+        call_answer(call, DUST_NOMEM, NULL, 0, NULL);
         return;
     }
     while (count < max && index <= n->raft.last_applied && (le = inside_entry(&n->raft, index)) != NULL) {
         describe(&list[count++], index++, le);
     }
-    call->out[0] = list;
-    call->arg[0] = count;
-    call_answer(call, DUST_OK, NULL);
+    call_answer(call, DUST_OK, NULL, count, list);
 }
 
 int node_log(struct node *n, uint64_t from, unsigned max, struct node_entry **list, unsigned *count, struct err *e)
 {
-    return call_for_list(n, log_run, from, max, (void **)list, count, e);
+    return ask_for_list(n, log_run, from, max, (void **)list, count, e);
 }
 
 void node_log_free(struct node_entry *list, unsigned count)

@@ -7,9 +7,9 @@
 
 #include "vfs/clock.h"
 
-struct commit *commit_new(void)
+struct commit *commit_new(size_t room)
 {
-    struct commit *c = calloc(1, sizeof *c);
+    struct commit *c = calloc(1, sizeof *c + room);
 
     if (c == NULL) {
         return NULL;
@@ -30,6 +30,7 @@ void commit_unref(struct commit *c)
     if (left == 0) {
         pthread_cond_destroy(&c->cond);
         pthread_mutex_destroy(&c->mutex);
+        free(c->gift);
         free(c);
     }
 }

@@ -2,12 +2,14 @@
  * that learns it.
  *
  * Two references: one of the waiter, one of whoever will complete it. It completes exactly once. A waiter that gives
- * up just drops its reference. */
+ * up just drops its reference. Room for what the completer has to remember about it comes in the same block, so that
+ * nothing can run out of memory once a transaction is staged. */
 #ifndef DUST_VFS_COMMIT_H
 #define DUST_VFS_COMMIT_H
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "vfs/err.h"
@@ -18,10 +20,18 @@ struct commit {
     unsigned refs;
     bool done;
     struct err err; /* code DUST_OK: agreed and visible here */
+    void *gift;     /* what comes with the outcome, from malloc; freed with the commit unless the waiter took it */
+    _Alignas(max_align_t) unsigned char room[];
 };
 
-/* A new commit with two references, or NULL without memory. */
-struct commit *commit_new(void);
+/* A new commit with two references and `room` zeroed bytes beside it, or NULL without memory. */
+struct commit *commit_new(size_t room);
+
+/* These bytes, aligned for anything; there until the last reference is dropped. */
+static inline void *commit_room(struct commit *c)
+{
+    return c->room;
+}
 
 /* Drop one reference; frees with the last. */
 void commit_unref(struct commit *c);

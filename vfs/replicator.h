@@ -12,6 +12,7 @@
 
 struct replicator {
     void *ctx;
+    size_t room; /* bytes that submit has beside each commit, zeroed, its own until it completes the commit */
 
     /* A transaction has been sealed and staged as version v, on top of the head. Takes ownership of `sealed` and of
      * one reference of `commit`, which it completes exactly once. v->owner is the commit. Called by SQL threads in

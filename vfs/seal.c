@@ -189,7 +189,7 @@ int file_commit(struct dfile *f)
         }
         f->has_slot[1] = true;
     }
-    commit = commit_new();
+    commit = commit_new(f->db->rep.room);
     if (commit == NULL) {
         return SQLITE_NOMEM;
     }
@@ -210,8 +210,8 @@ int file_commit(struct dfile *f)
     }
     if (rv == COMMIT_PENDING) {
         err_set(&e, DUST_UNKNOWN,
-            "no majority of the cluster answered within %u ms: transaction %s may yet take effect; "
-            "SELECT dust_outcome('%s') tells later",
+            "no majority of the cluster answered within %u ms: transaction %s may yet take effect: "
+            "if it does, SELECT kind FROM dust_log WHERE id = '%s' finds it",
             f->db->options.timeout_ms, vid_hex(&id, hex), hex);
     }
     txn_disown(&f->txn); /* the pages are the version's, or gone with it */
