@@ -74,7 +74,7 @@ static void send_wish(struct node *n, uint64_t given_back)
     if (leader == n->self.id) {
         wish_received(n, leader, &w);
     } else {
-        io_note(n, address, leader, &w);
+        send_note(n, address, leader, &w);
     }
 }
 
@@ -204,7 +204,7 @@ static void send_state(struct node *n, raft_id id, const char *address, const ui
     if (id == n->self.id) {
         state_received(n, &s);
     } else {
-        io_note(n, address, id, &s);
+        send_note(n, address, id, &s);
     }
 }
 

@@ -9,17 +9,12 @@
  *
  * A closed libraft calls its close callback from ours; libuv's storage may call ours twice. So it is only noted, and
  * libraft hears of it once, when the loop has ended (io_close_done). */
-#include <nanomsg/nn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "raft/node_impl.h"
-
-#define PART_ENTRIES 1024
-#define PART_BYTES ((size_t)1 << 20)
-#define NOTICE_DELAY_MS 1
 
 struct append_req {
     struct raft_io_append req;
@@ -36,16 +31,7 @@ struct put_req {
     struct node *node;
 };
 
-struct send_req {
-    struct node *node;
-    struct raft_io_send *theirs;
-    raft_io_send_cb cb;
-    unsigned parts; /* not yet sent */
-    int status;
-    struct job job; /* to complete it from a later turn, when nothing was sent */
-};
-
-static struct node *node_of(struct raft_io *raft_io)
+struct node *io_node(struct raft_io *raft_io)
 {
     /* raft_io is the first member of struct io, which is part of struct node */
     return (struct node *)((char *)raft_io - offsetof(struct node, io) - offsetof(struct io, raft_io));
@@ -91,203 +77,6 @@ static void t_close(struct raft_uv_transport *t, raft_uv_transport_close_cb cb)
     cb(t);
 }
 
-/* ---- sending ---- */
-
-static void head_for(struct node *n, raft_id to, struct wire_head *h)
-{
-    memset(h, 0, sizeof *h);
-    h->from = n->self.id;
-    h->to = to;
-    h->boot = n->boot;
-    memcpy(h->cluster, n->self.cluster.b, sizeof h->cluster);
-    snprintf(h->address, sizeof h->address, "%s", n->address);
-}
-
-static void finish_send(struct send_req *s, int status)
-{
-    if (status != 0) {
-        s->status = status;
-    }
-    if (--s->parts == 0) {
-        if (s->cb != NULL && s->node->raft_open && !s->node->raft_closed) {
-            s->cb(s->theirs, s->status);
-        }
-        free(s);
-    }
-}
-
-static void part_sent(void *arg, int status)
-{
-    finish_send(arg, status == DUST_OK ? 0 : RAFT_NOCONNECTION);
-}
-
-static void nothing_sent(struct node *n, struct job *job)
-{
-    struct send_req *s = (struct send_req *)((char *)job - offsetof(struct send_req, job));
-
-    (void)n;
-    finish_send(s, s->status);
-}
-
-static void complete_later(struct send_req *s, int status)
-{
-    s->status = status;
-    s->job.run = nothing_sent;
-    node_defer(s->node, &s->job);
-}
-
-static bool send_one(struct node *n, struct send_req *s, const struct raft_message *m)
-{
-    struct wire_head h;
-    size_t size;
-    void *msg;
-
-    head_for(n, m->server_id, &h);
-    size = wire_raft_size(&h, m);
-    msg = nn_allocmsg(size, 0);
-    if (msg == NULL) {
-        return false;
-    }
-    wire_raft_put(&h, m, msg);
-    s->parts++;
-    peers_send(n->peers, m->server_address, msg, size, PEER_NORMAL, part_sent, s);
-    return true;
-}
-
-static void told(struct node *n, raft_id id, raft_index commit)
-{
-    for (unsigned i = 0; i < MAX_MEMBERS; i++) {
-        if (n->io.told[i].id == id || !node_knows(n, n->io.told[i].id)) {
-            n->io.told[i].id = id;
-            n->io.told[i].told = commit;
-            return;
-        }
-    }
-}
-
-static raft_index was_told(const struct node *n, raft_id id)
-{
-    for (unsigned i = 0; i < MAX_MEMBERS; i++) {
-        if (n->io.told[i].id == id) {
-            return n->io.told[i].told;
-        }
-    }
-    return 0;
-}
-
-/* Never fails and never calls back before it returns: libraft would free twice. */
-static int io_send(
-    struct raft_io *raft_io, struct raft_io_send *req, const struct raft_message *message, raft_io_send_cb cb)
-{
-    struct node *n = node_of(raft_io);
-    struct raft_message m = *message;
-    struct send_req *s = calloc(1, sizeof *s);
-    struct guard_split split;
-    struct raft_append_entries part;
-
-    while (s == NULL) {
-        s = calloc(1, sizeof *s); /* there is no way to report this to libraft that it survives */
-    }
-    s->node = n;
-    s->theirs = req;
-    s->cb = cb;
-    s->parts = 1; /* ours, until all parts are on their way */
-    if (!guard_send(&n->io.guard, &m) || m.server_address == NULL || n->peers == NULL || n->stopping) {
-        complete_later(s, 0);
-        return 0;
-    }
-    if (m.type == RAFT_IO_APPEND_ENTRIES) {
-        guard_split_init(&split, &n->io.guard, &m, PART_ENTRIES, PART_BYTES);
-        while (guard_split_next(&split, &part)) {
-            m.append_entries = part;
-            if (!send_one(n, s, &m)) {
-                s->status = RAFT_NOMEM;
-                break;
-            }
-        }
-        told(n, m.server_id, m.append_entries.leader_commit);
-    } else if (!send_one(n, s, &m)) {
-        s->status = RAFT_NOMEM;
-    }
-    complete_later(s, s->status);
-    return 0;
-}
-
-void io_note(struct node *n, const char *address, raft_id to, const struct note *note)
-{
-    struct wire_head h;
-    size_t size;
-    void *msg;
-
-    if (n->peers == NULL || n->stopping || address == NULL || address[0] == '\0') {
-        return;
-    }
-    head_for(n, to, &h);
-    size = wire_note_size(&h, note);
-    msg = nn_allocmsg(size, 0);
-    if (msg != NULL) {
-        wire_note_put(&h, note, msg);
-        peers_send(n->peers, address, msg, size, PEER_NORMAL, NULL, NULL);
-    }
-}
-
-/* ---- followers learn the commit index at once ---- */
-
-static void on_notice(uv_timer_t *timer)
-{
-    io_tell_commit(timer->data, true);
-}
-
-/* libraft tells a follower the commit index only with the next entries or the next heartbeat. An empty AppendEntries
- * up to what the follower is known to have carries it at once. Urgent for the member whose transaction was just
- * agreed on, and for the one that waits for the turn; the others hear it when nothing else has told them for a while. */
-void io_tell_commit(struct node *n, bool everybody)
-{
-    struct raft *r = &n->raft;
-    uint64_t urgent = n->fsm.urgent, awaited;
-    bool rest = false;
-
-    n->fsm.urgent = 0;
-    if (!node_is_leader(n)) {
-        return;
-    }
-    awaited = grant_awaited(n);
-    for (unsigned i = 0; i < r->configuration.n; i++) {
-        const struct raft_server *server = &r->configuration.servers[i];
-        raft_index match = inside_match(r, i);
-        raft_index commit = r->commit_index < match ? r->commit_index : match;
-        struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES, .server_id = server->id,
-            .server_address = server->address};
-        struct send_req *s;
-        raft_term term;
-
-        if (server->id == n->self.id || commit <= was_told(n, server->id)) {
-            continue;
-        }
-        if (!everybody && server->id != awaited && (urgent & (1ull << (server->id % 64))) == 0) {
-            rest = true;
-            continue;
-        }
-        term = inside_term(r, match);
-        s = term != 0 ? calloc(1, sizeof *s) : NULL;
-        if (s == NULL) {
-            continue;
-        }
-        m.append_entries = (struct raft_append_entries){
-            .term = r->current_term, .prev_log_index = match, .prev_log_term = term, .leader_commit = commit};
-        s->node = n;
-        s->parts = 1;
-        if (guard_send(&n->io.guard, &m)) {
-            send_one(n, s, &m);
-            told(n, server->id, m.append_entries.leader_commit);
-        }
-        finish_send(s, 0);
-    }
-    if (rest && !uv_is_active((uv_handle_t *)&n->notice)) {
-        uv_timer_start(&n->notice, on_notice, NOTICE_DELAY_MS, 0);
-    }
-}
-
 /* ---- receiving ---- */
 
 void io_deliver(struct node *n, struct raft_message *m)
@@ -314,8 +103,27 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
     case NOTE_FETCH_REPLY:
         transfer_received(n, h, note);
         break;
-    default:
+    case NOTE_JOIN:
+        join_received(n, note);
+        break;
+    case NOTE_JOIN_REPLY:
+        join_reply_received(n, note);
+        break;
+    case NOTE_CHANGE:
         change_received(n, h, note);
+        break;
+    case NOTE_INDEX:
+        ask_index_received(n, h, note);
+        break;
+    case NOTE_CHANGE_REPLY:
+    case NOTE_INDEX_REPLY:
+        ask_reply_received(n, note);
+        break;
+    case NOTE_REMOVED:
+        change_removed(n, h->from);
+        break;
+    default:
+        report(&n->db->report, DUST_VERSION, "a message of unknown kind %u from %s was ignored", note->kind, h->address);
     }
 }
 
@@ -354,7 +162,7 @@ void io_receive(void *ctx, void *data, size_t len)
         if (node_is_leader(n) && !node_knows(n, h.from)) {
             struct note gone = {.kind = NOTE_REMOVED};
 
-            io_note(n, h.address, h.from, &gone);
+            send_note(n, h.address, h.from, &gone);
             goto drop;
         }
         peers_heard(n->peers, h.address);
@@ -382,7 +190,7 @@ drop:
 
 static void on_tick(struct raft_io *raft_io)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
 
     guard_release(&n->io.guard, deliver, n);
     if (guard_tick(&n->io.guard)) {
@@ -398,7 +206,7 @@ static void on_recv(struct raft_io *raft_io, struct raft_message *m)
 
 static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, raft_io_recv_cb recv)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
 
     n->io.tick = tick;
     n->io.recv = recv;
@@ -466,7 +274,7 @@ void io_started(struct node *n)
 static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
     int rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
 
     if (rv != 0) {
@@ -483,7 +291,7 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
 static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const struct raft_entry entries[],
     unsigned n_entries, raft_io_append_cb cb)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
     struct append_req *a = calloc(1, sizeof *a);
     int rv;
 
@@ -525,7 +333,7 @@ static void on_put(struct raft_io_snapshot_put *req, int status)
 static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct raft_io_snapshot_put *req,
     const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
     struct put_req *p = calloc(1, sizeof *p);
     int rv;
 
@@ -552,7 +360,7 @@ static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct ra
 
 static int io_set_term(struct raft_io *raft_io, raft_term term)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
 
     if (n->io.set_term(raft_io, term) != 0) {
         guard_metadata_failed(&n->io.guard);
@@ -562,7 +370,7 @@ static int io_set_term(struct raft_io *raft_io, raft_term term)
 
 static int io_set_vote(struct raft_io *raft_io, raft_id id)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
 
     if (n->io.set_vote(raft_io, id) != 0) {
         guard_metadata_failed(&n->io.guard);
@@ -577,7 +385,7 @@ static void ignore_close(struct raft_io *raft_io)
 
 static void io_close(struct raft_io *raft_io, raft_io_close_cb cb)
 {
-    struct node *n = node_of(raft_io);
+    struct node *n = io_node(raft_io);
 
     n->io.closed = cb;
     n->io.close(raft_io, ignore_close);
@@ -611,7 +419,7 @@ int io_init(struct node *n, struct err *e)
     n->io.set_term = io->set_term;
     n->io.set_vote = io->set_vote;
     n->io.truncate = io->truncate;
-    io->send = io_send;
+    io->send = send_message;
     io->load = io_load;
     io->start = io_start;
     io->append = io_append;

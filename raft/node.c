@@ -77,7 +77,8 @@ void node_fail(struct node *n, const struct err *e)
         report_err(&n->db->report, e);
         turn_close(&n->db->turn);
         submit_fail(n, DUST_UNKNOWN, e->text);
-        change_fail_calls(n, e->code, e->text);
+        change_fail(n, e->code, e->text);
+        ask_fail(n, e->code, e->text);
     }
 }
 
@@ -93,7 +94,8 @@ static void begin_again(struct node *n)
     n->stopping = true;
     submit_leader_changed(n);
     grant_leader_changed(n);
-    change_fail_calls(n, DUST_AGAIN, NULL);
+    change_fail(n, DUST_AGAIN, NULL);
+    ask_fail(n, DUST_AGAIN, NULL);
     transfer_deinit(n);
     close_all(n);
 }
@@ -151,7 +153,7 @@ static void on_prepare(uv_prepare_t *prepare)
         submit_flush(n);
         watch(n);
         grant_look(n);
-        io_tell_commit(n, false);
+        send_commit(n, false);
     }
     node_run_deferred(n);
 }
@@ -209,8 +211,8 @@ static void on_timer(uv_timer_t *timer)
     if (n->stopping) {
         return;
     }
-    if (n->change.joining) {
-        change_join_tick(n);
+    if (n->join.joining) {
+        join_tick(n);
     }
     if (n->running) {
         watch(n);
@@ -219,7 +221,8 @@ static void on_timer(uv_timer_t *timer)
         fsm_tick(n);
         fold_when_idle(n);
     }
-    change_tick(n);
+    ask_tick(n);
+    join_promote_tick(n);
     transfer_tick(n);
 }
 
@@ -337,7 +340,8 @@ static void shut_down(struct node *n)
     n->stopping = true;
     turn_close(&n->db->turn);
     submit_fail(n, DUST_UNKNOWN, "this member was stopped before the cluster had answered");
-    change_fail_calls(n, DUST_CLOSED, "this member is shutting down");
+    change_fail(n, DUST_CLOSED, "this member is shutting down");
+    ask_fail(n, DUST_CLOSED, "this member is shutting down");
     transfer_deinit(n);
     if (!closing) {
         close_all(n);
@@ -368,8 +372,8 @@ static int start_on_loop(struct node *n, struct err *e)
     uv_prepare_start(&n->prepare, on_prepare);
     uv_timer_start(&n->timer, on_timer, TICK_MS, TICK_MS);
     if (n->opt.mode == NODE_JOIN) {
-        n->change.joining = true;
-        change_join_tick(n);
+        n->join.joining = true;
+        join_tick(n);
         return DUST_OK;
     }
     if (n->opt.mode == NODE_BOOTSTRAP) {

@@ -7,6 +7,7 @@
 #include <raft.h>
 #include <raft/uv.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <uv.h>
 
 #include "raft/call.h"
@@ -145,7 +146,7 @@ struct grant {
     uint64_t order;
 };
 
-/* ---- change.c: membership, and questions to the leader ---- */
+/* ---- ask.c: questions to the leader ---- */
 
 /* Somebody who waits for an answer: a call of this process, or a member (or joiner) elsewhere. */
 struct asker {
@@ -160,16 +161,28 @@ struct index_round {
     unsigned n, room;
 };
 
-struct change {
+struct ask {
     struct call *calls; /* asked the leader elsewhere, waiting for its answer */
     uint64_t last_req;
-    /* as the leader: one change at a time */
+    struct index_round asking, asked; /* the next and the current round of "which index is committed?" */
+};
+
+/* ---- change.c: membership, as the leader; one change at a time ---- */
+
+#define CHANGE_JOIN 100 /* beside enum node_change */
+
+struct change {
     bool busy;
     int what; /* enum node_change, or CHANGE_JOIN */
     raft_id subject;
     struct asker asker;
     struct raft_change req;
     struct raft_transfer transfer;
+};
+
+/* ---- join.c ---- */
+struct join {
+    /* as the leader */
     char joiner[ADDRESS_TEXT_MAX];
     uint64_t joiner_boot;
     struct {
@@ -178,15 +191,13 @@ struct change {
         raft_id id;
     } joined[MAX_MEMBERS]; /* answers to repeat when a joiner asks again */
     unsigned n_joined;
-    struct index_round asking, asked; /* the next and the current round of "which index is committed?" */
     /* as a joiner */
     bool joining;
     unsigned ask;
     uint64_t asked_ms, joined_ms;
-    struct err join_err; /* the last refusal, for the message when time is up */
+    struct err join_err;   /* the last refusal, for the message when time is up */
     raft_index join_index; /* what was committed when we were taken in */
-    /* as a member that is to become a voter */
-    bool promoting;
+    bool promoting;        /* taken in, and to become a voter */
 };
 
 /* ---- transfer.c: pages for a member that is too far behind ---- */
@@ -235,7 +246,9 @@ struct node {
     struct fsm fsm;
     struct submit submit;
     struct grant grant;
+    struct ask ask;
     struct change change;
+    struct join join;
     struct transfer *transfer;
     uv_work_t fold_work;
     bool folding;
@@ -280,14 +293,19 @@ raft_id node_leader(const struct node *n, const char **address);
 int64_t node_last_heard_ms(const struct node *n, const char *address);
 int node_begin_raft(struct node *n, struct err *e);
 
+/* send.c */
+int send_message(struct raft_io *raft_io, struct raft_io_send *req, const struct raft_message *message,
+    raft_io_send_cb cb); /* raft_io.send */
+void send_note(struct node *n, const char *address, raft_id to, const struct note *note);
+void send_commit(struct node *n, bool everybody); /* tell followers the commit index */
+
 /* io.c */
+struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
 void io_receive(void *ctx, void *data, size_t len);
-void io_note(struct node *n, const char *address, raft_id to, const struct note *note);
-void io_tell_commit(struct node *n, bool everybody);
 
 /* fsm.c */
 void fsm_init(struct node *n);
@@ -323,11 +341,38 @@ void grant_state(struct node *n, const struct wire_head *from, const struct note
 void grant_wish(struct node *n, raft_id from, const struct note *note);
 uint64_t grant_awaited(struct node *n); /* member that waits for its base version, 0 for none */
 
+/* ask.c */
+static inline struct asker asker_of(const struct wire_head *from, const struct note *note)
+{
+    struct asker a = {.from = from->from, .req = note->req};
+
+    memcpy(a.address, from->address, sizeof a.address);
+    return a;
+}
+/* Answer with these numbers and data (`with` may be NULL), and a code. `kind` is that of the note, if it takes one. */
+void ask_answer(struct node *n, struct asker *a, int kind, const struct note *with, int code, const char *text);
+void ask_index_received(struct node *n, const struct wire_head *from, const struct note *note);
+void ask_reply_received(struct node *n, const struct note *note);
+void ask_tick(struct node *n);
+void ask_fail(struct node *n, int code, const char *text); /* answer all who wait */
+
 /* change.c */
-void change_join_tick(struct node *n);
+int change_code(int raft_code); /* libraft's code as ours */
+/* Begin a change, or tell the asker that another one is under way (false). change_over ends it. */
+bool change_begin(struct node *n, struct asker *a, int what, raft_id subject);
+void change_over(struct node *n, int code, const char *text);
+void change_done(struct raft_change *req, int status);
+void change_lead(struct node *n, struct asker *a, int what, raft_id id); /* this member leads */
 void change_received(struct node *n, const struct wire_head *from, const struct note *note);
-void change_tick(struct node *n);
-void change_fail_calls(struct node *n, int code, const char *text);
+void change_removed(struct node *n, raft_id from); /* we are told that we are no member */
+void change_fail(struct node *n, int code, const char *text);
+
+/* join.c */
+void join_over(struct node *n, int code, const char *text); /* CHANGE_JOIN has ended */
+void join_received(struct node *n, const struct note *note);
+void join_reply_received(struct node *n, const struct note *note);
+void join_tick(struct node *n);         /* while joining */
+void join_promote_tick(struct node *n); /* always */
 
 /* transfer.c */
 bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address); /* takes m if true */

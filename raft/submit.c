@@ -176,7 +176,7 @@ void submit_received(struct node *n, const struct wire_head *from, const struct 
         no.id[1] = n->submit.tail;
         no.term = n->raft.current_term;
         no.num[0] = n->submit.ready;
-        io_note(n, from->address, from->from, &no);
+        send_note(n, from->address, from->from, &no);
     }
 }
 
@@ -236,7 +236,7 @@ static void send_part(struct node *n, const struct inflight *f, const char *lead
     const struct entry_part *part = &f->sealed->parts[f->sent];
     struct note note = {.kind = NOTE_SUBMIT, .data = part->data, .data_len = (uint32_t)part->len};
 
-    io_note(n, leader, id, &note);
+    send_note(n, leader, id, &note);
 }
 
 /* Offer one's own part to oneself, the leader. */

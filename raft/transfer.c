@@ -154,14 +154,14 @@ static void fetch_received(struct node *n, const struct wire_head *from, const s
 
     if (!node_is_leader(n) || first == 0 || count == 0 || count > 4096 || note->num[0] > UINT32_MAX) {
         r.code = DUST_AGAIN;
-        io_note(n, from->address, from->from, &r);
+        send_note(n, from->address, from->from, &r);
         return;
     }
     s = session_of(n, from->from, note->req);
     out = s != NULL ? malloc(CHUNK_BYTES + 2 * (size_t)(size + 4)) : NULL;
     if (out == NULL) {
         r.code = DUST_AGAIN;
-        io_note(n, from->address, from->from, &r);
+        send_note(n, from->address, from->from, &r);
         return;
     }
     s->used_ms = node_now(n);
@@ -193,7 +193,7 @@ static void fetch_received(struct node *n, const struct wire_head *from, const s
     r.id[0] = s->head.id;
     r.data = out;
     r.data_len = (uint32_t)len;
-    io_note(n, from->address, from->from, &r);
+    send_note(n, from->address, from->from, &r);
     if (pgno > s->head.n_pages) {
         s->used_ms = node_now(n) - SESSION_MS + 3 * RETRY_MS; /* the last chunk may be asked for again, not for long */
     }
@@ -256,7 +256,7 @@ static void ask(struct node *n)
     }
     note.data = hashes;
     note.data_len = own * 16;
-    io_note(n, t->address, t->from, &note);
+    send_note(n, t->address, t->from, &note);
     free(hashes);
 }
 

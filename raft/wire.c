@@ -536,3 +536,13 @@ void wire_body_free(const struct wire_head *h, struct wire_body *b)
     }
     memset(b, 0, sizeof *b);
 }
+
+void note_text(const struct note *note, char *out, size_t size)
+{
+    size_t len = note->text_len < size - 1 ? note->text_len : size - 1;
+
+    if (len != 0) {
+        memcpy(out, note->text, len);
+    }
+    out[len] = '\0';
+}

@@ -57,6 +57,9 @@ void wire_note_put(const struct wire_head *h, const struct note *note, void *out
  * DUST_VERSION: of another wire version. DUST_CORRUPT: garbage. DUST_NOMEM. */
 int wire_decode(const void *data, size_t len, struct wire_head *h, struct wire_body *b, struct err *e);
 
+/* The note's text as a string of at most size - 1 bytes. */
+void note_text(const struct note *note, char *out, size_t size);
+
 /* Free what wire_decode has allocated. */
 void wire_body_free(const struct wire_head *h, struct wire_body *b);
 

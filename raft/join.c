@@ -1,0 +1,226 @@
+/* Joining, on both sides.
+ *
+ * The joiner asks any member it knows (NOTE_JOIN); one that is not the leader passes the question on, and the leader
+ * answers the joiner. The leader gives it an id never used before (the index of the log at that moment plus one), adds
+ * it, and lets it follow as a standby; the joiner writes its `member` file, starts an empty log, receives the pages
+ * (transfer.c) and then the log, and when it has caught up asks to be made a voter, if it is to be one. Every step can
+ * be repeated: a joiner that asks again, with the same nonce, gets the same id.
+ *
+ *   joiner: asking ──JOIN_REPLY──▶ empty standby ──pages and log──▶ caught up ──CHANGE promote──▶ voter: up
+ *              └──join_timeout_ms, or a refusal that is final──▶ failed, and nothing is left behind */
+#include <stdio.h>
+#include <string.h>
+
+#include "raft/node_impl.h"
+
+#define JOIN_REPEAT_MS 300
+#define PROMOTE_REPEAT_MS 200
+
+/* ---- the leader ---- */
+
+static void reply_joined(struct node *n, struct asker *a, raft_id id)
+{
+    struct note r = {.num = {id, n->db->page_size, n->raft.commit_index}, .data = n->self.cluster.b, .data_len = 16};
+
+    ask_answer(n, a, NOTE_JOIN_REPLY, &r, DUST_OK, NULL);
+}
+
+void join_over(struct node *n, int code, const char *text)
+{
+    struct join *j = &n->join;
+
+    if (code == DUST_OK) {
+        unsigned i = j->n_joined++ % MAX_MEMBERS;
+
+        memcpy(j->joined[i].address, j->joiner, sizeof j->joiner);
+        j->joined[i].boot = j->joiner_boot;
+        j->joined[i].id = n->change.subject;
+        reply_joined(n, &n->change.asker, n->change.subject);
+    } else {
+        ask_answer(n, &n->change.asker, NOTE_JOIN_REPLY, NULL, code, text);
+    }
+}
+
+static void on_added(struct raft_change *req, int status)
+{
+    struct node *n = req->data;
+
+    if (n->stopping) {
+        return;
+    }
+    if (status == 0) {
+        status = raft_assign(&n->raft, req, n->change.subject, RAFT_STANDBY, change_done);
+        if (status == 0) {
+            return;
+        }
+    }
+    change_over(n, change_code(status), raft_errmsg(&n->raft));
+}
+
+static void leader_join(struct node *n, struct asker *a, uint64_t boot)
+{
+    struct join *j = &n->join;
+    char text[200];
+    raft_id id;
+    int rv;
+
+    for (unsigned i = 0; i < MAX_MEMBERS; i++) {
+        if (j->joined[i].id != 0 && j->joined[i].boot == boot && strcmp(j->joined[i].address, a->address) == 0 &&
+            inside_server(&n->raft, j->joined[i].id) != NULL) {
+            reply_joined(n, a, j->joined[i].id);
+            return;
+        }
+    }
+    if (n->change.busy && n->change.what == CHANGE_JOIN && j->joiner_boot == boot) {
+        return; /* asked twice: the answer is on its way */
+    }
+    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
+        if (strcmp(n->raft.configuration.servers[i].address, a->address) == 0) {
+            snprintf(text, sizeof text,
+                "the address %s belongs to member %llu of this cluster: remove that one first, or use another address",
+                a->address, (unsigned long long)n->raft.configuration.servers[i].id);
+            ask_answer(n, a, NOTE_JOIN_REPLY, NULL, DUST_EXISTS, text);
+            return;
+        }
+    }
+    if (n->raft.configuration.n >= MAX_MEMBERS) {
+        ask_answer(n, a, NOTE_JOIN_REPLY, NULL, DUST_TOOBIG, "this cluster has 32 members, which is the limit");
+        return;
+    }
+    if (inside_snapshot_index(&n->raft) == 0) {
+        ask_answer(n, a, NOTE_JOIN_REPLY, NULL, DUST_AGAIN, "the cluster is just being started");
+        return;
+    }
+    id = raft_last_index(&n->raft) + 1;
+    if (!change_begin(n, a, CHANGE_JOIN, id)) {
+        return;
+    }
+    memcpy(j->joiner, a->address, sizeof j->joiner);
+    j->joiner_boot = boot;
+    rv = raft_add(&n->raft, &n->change.req, id, a->address, on_added);
+    if (rv != 0) {
+        change_over(n, change_code(rv), raft_errmsg(&n->raft));
+    }
+}
+
+/* ---- whoever is asked ---- */
+
+void join_received(struct node *n, const struct note *note)
+{
+    struct asker a = {.from = 0, .req = note->req};
+    const char *leader;
+
+    if (note->text_len == 0 || note->text_len >= sizeof a.address || n->join.joining) {
+        return;
+    }
+    memcpy(a.address, note->text, note->text_len);
+    if (!n->running) {
+        return;
+    }
+    if (node_is_leader(n)) {
+        leader_join(n, &a, note->num[0]);
+        return;
+    }
+    if (note->num[2] < 3 && node_leader(n, &leader) != 0) {
+        struct note relay = *note;
+
+        relay.num[2]++;
+        send_note(n, leader, node_leader(n, NULL), &relay);
+        return;
+    }
+    ask_answer(n, &a, NOTE_JOIN_REPLY, NULL, DUST_AGAIN, "that member knows no leader at the moment");
+}
+
+/* ---- the joiner ---- */
+
+void join_reply_received(struct node *n, const struct note *note)
+{
+    struct join *j = &n->join;
+    char text[ERR_TEXT_MAX];
+    struct err e;
+    int rv = DUST_OK;
+
+    if (!j->joining || n->running) {
+        return;
+    }
+    if (note->code != DUST_OK) {
+        note_text(note, text, sizeof text);
+        err_set(&j->join_err, note->code, "%s", text);
+        if (note->code != DUST_AGAIN) {
+            node_fail(n, &j->join_err);
+        }
+        return;
+    }
+    if (note->data_len != 16 || note->num[0] == 0 || note->num[1] < 512 || note->num[1] > 65536) {
+        return;
+    }
+    memcpy(n->self.cluster.b, note->data, 16);
+    n->self.id = note->num[0];
+    n->self.page_size = (uint32_t)note->num[1];
+    n->db->origin = n->self.id;
+    n->db->page_size = n->self.page_size;
+    j->join_index = note->num[2];
+    rv = store_format(n->db->store, n->self.page_size, &(struct vid){{0}}, 0, 0, &e);
+    if (rv == DUST_OK) {
+        rv = member_save(n->db->dir, &n->self, &e);
+    }
+    if (rv == DUST_OK) {
+        rv = node_begin_raft(n, &e);
+    }
+    if (rv != DUST_OK) {
+        node_fail(n, &e);
+        return;
+    }
+    j->promoting = !n->opt.standby;
+    j->joined_ms = node_now(n);
+}
+
+/* Ask the next of the members we were told of; and once taken in, see whether we have arrived. */
+void join_tick(struct node *n)
+{
+    struct join *j = &n->join;
+    struct note note = {.kind = NOTE_JOIN, .num = {n->boot, n->opt.standby}, .text = n->address,
+        .text_len = (uint32_t)strlen(n->address)};
+    const struct raft_server *self;
+    struct err e;
+
+    if (j->joined_ms == 0 && n->ticks * TICK_MS > n->opt.join_timeout_ms) {
+        err_set(&e, DUST_NOLEADER, "no member of the cluster took this one in within %u ms%s%s", n->opt.join_timeout_ms,
+            j->join_err.text[0] != '\0' ? ": " : " (nobody answered at the addresses given)", j->join_err.text);
+        node_fail(n, &e);
+        return;
+    }
+    if (!n->running) {
+        if (j->asked_ms == 0 || node_now(n) - j->asked_ms >= JOIN_REPEAT_MS) {
+            j->asked_ms = node_now(n);
+            send_note(n, n->opt.join[j->ask++ % n->opt.n_join].text, 0, &note);
+        }
+        return;
+    }
+    self = inside_server(&n->raft, n->self.id);
+    if (self != NULL && n->raft.last_applied >= j->join_index && n->db->page_size != 0 &&
+        (n->opt.standby || self->role == RAFT_VOTER) && n->grant.leader_ready) {
+        j->joining = false;
+        node_set_up(n);
+    }
+}
+
+/* Taken in, and to be a voter: ask for it until it is so. */
+void join_promote_tick(struct node *n)
+{
+    const struct raft_server *self = inside_server(&n->raft, n->self.id);
+    struct note note = {.kind = NOTE_CHANGE, .num = {CHANGE_PROMOTE, n->self.id}};
+    struct join *j = &n->join;
+    const char *address;
+    raft_id leader;
+
+    if (!j->promoting || !n->running || n->ticks % (PROMOTE_REPEAT_MS / TICK_MS) != 0 || self == NULL) {
+        return;
+    }
+    leader = node_leader(n, &address);
+    if (self->role == RAFT_VOTER) {
+        j->promoting = false;
+    } else if (leader != 0 && n->raft.last_applied >= j->join_index) {
+        send_note(n, address, leader, &note);
+    }
+}
