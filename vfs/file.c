@@ -3,9 +3,7 @@
  * The pager's cache. SQLite keeps its cached pages from one transaction to the next if the 16 bytes at offset 24 are
  * as it last saw them. Change counters repeat after a void transaction, so what decides here is the version: if the
  * snapshot is at the version that the cache is of, the true bytes are returned, else bytes that differ from those the
- * pager last saw.
- *
- * Locks are dust's own affair: no lock is taken on the real file, which only a checkpoint writes. */
+ * pager last saw. */
 #include "vfs/file.h"
 
 #include <sqlite3ext.h>
@@ -13,14 +11,6 @@
 #include <string.h>
 
 #include "vfs/mark.h"
-
-/* Without the hook, the write lock waits this long for the turn at a time, then lets SQLite's busy handler decide
- * whether to go on. */
-#define TURN_SLICE_MS 30
-#define TURN_IN_TRANSACTION_MS 1000
-/* … and the place that was reached in the queue is kept this long for the retry. */
-#define TURN_RETRY_LEASE_MS 300
-#define LOCAL_READ_WAIT_MS 5000
 
 int sqlite_code(int code)
 {
@@ -69,7 +59,7 @@ int file_fail(struct dfile *f, const struct err *e, bool committing)
     return committing && rc == SQLITE_BUSY ? SQLITE_BUSY_SNAPSHOT : rc;
 }
 
-static int fail(struct dfile *f, int code, const char *text)
+int file_refuse(struct dfile *f, int code, const char *text)
 {
     struct err e;
 
@@ -104,12 +94,12 @@ int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, 
     }
     rv = store_read(f->db->store, &f->snap, pgno, offset, n, buf, read_base, f);
     if (rv == DUST_VOID) {
-        return fail(f, DUST_VOID, "the transaction that this one was built on did not take effect; roll back and retry");
+        return file_refuse(f, DUST_VOID, "the transaction that this one was built on did not take effect; roll back and retry");
     }
     return rv < 0 ? -rv : sqlite_code(rv);
 }
 
-static int take_slot(struct dfile *f, int i)
+int file_take_slot(struct dfile *f, int i)
 {
     struct err e;
 
@@ -133,7 +123,7 @@ static int pin_for_peek(struct dfile *f, bool *pinned)
     if (f->snap.seq != 0) {
         return SQLITE_OK;
     }
-    rc = take_slot(f, 0);
+    rc = file_take_slot(f, 0);
     if (rc == SQLITE_OK) {
         store_pin(f->db->store, f->slot[0], &f->snap);
         *pinned = true;
@@ -245,7 +235,7 @@ static int f_write(sqlite3_file *file, const void *in, int n, sqlite3_int64 offs
     const uint8_t *buf = in;
 
     if (!f->writing) {
-        return fail(f, DUST_MISUSE, "a write without the write lock");
+        return file_refuse(f, DUST_MISUSE, "a write without the write lock");
     }
     while (n > 0) {
         uint32_t pgno = (uint32_t)((uint64_t)offset / size) + 1, within = (uint32_t)((uint64_t)offset % size);
@@ -290,7 +280,7 @@ static int f_truncate(sqlite3_file *file, sqlite3_int64 size)
     struct dfile *f = file_of(file);
 
     if (!f->writing) {
-        return fail(f, DUST_MISUSE, "a truncate without the write lock");
+        return file_refuse(f, DUST_MISUSE, "a truncate without the write lock");
     }
     if (!f->committed) { /* after the commit point the new size is part of the version already */
         txn_truncate(&f->txn, (uint32_t)((size + f->db->page_size - 1) / f->db->page_size));
@@ -305,194 +295,16 @@ static int f_sync(sqlite3_file *file, int flags)
     return SQLITE_OK; /* FCNTL_SYNC has done it: durability does not hang on PRAGMA synchronous */
 }
 
-/* ---- locks ---- */
-
-static int lock_shared(struct dfile *f)
-{
-    struct err e;
-    int rc = take_slot(f, 0), rv;
-
-    if (rc != SQLITE_OK) {
-        return rc;
-    }
-    if (atomic_load_explicit(&f->db->left, memory_order_relaxed)) {
-        return fail(f, DUST_CLOSED, "this database has left its cluster, or this process was forked from the one that has it open: close the connection "
-                                    "and open it again");
-    }
-    if (f->consistency != CONSISTENCY_STALE && !f->adopting &&
-        !(f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&f->db->caught_up, memory_order_acquire))) {
-        rv = f->db->rep.confirm_read(f->db->rep.ctx, f->consistency, f->freshness_ms, LOCAL_READ_WAIT_MS, &e);
-        if (rv != DUST_OK) {
-            return file_fail(f, &e, false);
-        }
-    }
-    if (f->has_turn && turn_held(&f->db->turn, &f->ticket)) {
-        store_pin_head(f->db->store, f->slot[0], &f->snap);
-    } else {
-        store_pin(f->db->store, f->slot[0], &f->snap);
-    }
-    if (f->pager_seq == 0 && !f->adopted) {
-        f->pager_seq = f->snap.seq; /* a new pager has nothing cached, and does not ask */
-    }
-    f->lock = SQLITE_LOCK_SHARED;
-    return SQLITE_OK;
-}
-
-static void pass_turn(struct dfile *f)
-{
-    if (f->has_turn) {
-        f->has_turn = false;
-        turn_pass(&f->db->turn, &f->ticket);
-    }
-}
-
-/* Has the connection a transaction open already, so that SQLite cannot begin it again on a newer snapshot? */
-static bool in_transaction(const struct dfile *f)
-{
-    if (f->conn == NULL) {
-        return false;
-    }
-    if (f->lib->api->libversion_number() >= 3034000) {
-        return f->lib->api->txn_state(f->conn, NULL) != SQLITE_TXN_NONE;
-    }
-    return f->lib->api->get_autocommit(f->conn) == 0;
-}
-
-/* Within an open transaction SQLite does not ask again, so this is the only time to wait. */
-static uint32_t late_wait_ms(const struct dfile *f)
-{
-    return in_transaction(f) ? TURN_IN_TRANSACTION_MS : TURN_SLICE_MS;
-}
-
-/* Get the turn without the hook's help: the snapshot exists already. */
-static int take_turn_late(struct dfile *f)
-{
-    struct head_info head;
-    int rv;
-
-    store_head(f->db->store, &head);
-    if (head.seq != f->snap.seq && in_transaction(f)) {
-        return SQLITE_BUSY_SNAPSHOT;
-    }
-    rv = turn_take_place(&f->db->turn, &f->ticket, late_wait_ms(f), TURN_RETRY_LEASE_MS);
-    if (rv != DUST_OK) {
-        return rv == DUST_CLOSED ? fail(f, rv, "this member is shutting down") : SQLITE_BUSY;
-    }
-    f->has_turn = true;
-    f->by_hook = false;
-    return SQLITE_OK;
-}
-
-static int refuse_second(struct dfile *f)
-{
-    struct dfile *g = f->conn != NULL ? f->lib->host->files_of(f->lib, f->conn) : NULL;
-
-    while (g != NULL && (g == f || !g->writing)) {
-        g = g->next;
-    }
-    return g == NULL ? SQLITE_OK
-                     : fail(f, DUST_REFUSED,
-                           "one transaction cannot write to two databases that are members of clusters: commit the "
-                           "first one before writing to the second");
-}
-
-static int lock_reserved(struct dfile *f)
-{
-    struct head_info head;
-    int rc = refuse_second(f);
-
-    if (rc != SQLITE_OK) {
-        return rc;
-    }
-    if (f->has_turn && !turn_held(&f->db->turn, &f->ticket)) {
-        pass_turn(f); /* it took too long */
-    }
-    if (!f->has_turn) {
-        rc = take_turn_late(f);
-        if (rc != SQLITE_OK) {
-            return rc;
-        }
-    }
-    store_head(f->db->store, &head);
-    if (head.seq != f->snap.seq || !turn_keep(&f->db->turn, &f->ticket)) {
-        if (in_transaction(f)) {
-            pass_turn(f);
-            return SQLITE_BUSY_SNAPSHOT;
-        }
-        return SQLITE_BUSY; /* SQLite lets go of the snapshot and begins again; the turn waits for it a while */
-    }
-    if (!f->by_hook) {
-        int rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
-
-        if (rv != DUST_OK) {
-            pass_turn(f);
-            return rv == DUST_VOID ? SQLITE_BUSY_SNAPSHOT : SQLITE_BUSY;
-        }
-    }
-    txn_begin(&f->txn, f->db->store, f->snap.n_pages);
-    f->writing = true;
-    f->committed = false;
-    return SQLITE_OK;
-}
+/* ---- locks, control ---- */
 
 static int f_lock(sqlite3_file *file, int level)
 {
-    struct dfile *f = file_of(file);
-    int rc = SQLITE_OK;
-
-    if (f->lock >= level) {
-        return SQLITE_OK;
-    }
-    if (f->lock == SQLITE_LOCK_NONE) {
-        rc = lock_shared(f);
-    }
-    if (rc == SQLITE_OK && level >= SQLITE_LOCK_RESERVED && !f->writing) {
-        rc = lock_reserved(f);
-    }
-    if (rc == SQLITE_OK) {
-        f->lock = level;
-    }
-    return rc;
-}
-
-/* Leave WRITING: to the version committed, or back to where the transaction began. */
-static void end_writing(struct dfile *f)
-{
-    if (!f->writing) {
-        return;
-    }
-    if (f->committed) {
-        uint32_t slot = f->slot[0];
-
-        store_unpin(f->db->store, &f->snap);
-        f->snap = f->next_snap;
-        f->slot[0] = f->slot[1];
-        f->slot[1] = slot;
-        f->pager_seq = f->snap.seq;
-        txn_disown(&f->txn);
-    } else {
-        txn_reset(&f->txn);
-    }
-    f->writing = false;
-    f->committed = false;
-    file_forget_sql(f);
-    pass_turn(f);
+    return file_lock(file_of(file), level);
 }
 
 static int f_unlock(sqlite3_file *file, int level)
 {
-    struct dfile *f = file_of(file);
-
-    if (f->lock <= level) {
-        return SQLITE_OK;
-    }
-    if (level <= SQLITE_LOCK_SHARED) {
-        end_writing(f);
-    }
-    if (level == SQLITE_LOCK_NONE && f->snap.seq != 0) {
-        store_unpin(f->db->store, &f->snap);
-    }
-    f->lock = level;
+    file_unlock(file_of(file), level);
     return SQLITE_OK;
 }
 
@@ -502,8 +314,6 @@ static int f_check_reserved(sqlite3_file *file, int *out)
     *out = 1; /* a journal beside the file is a checkpoint's: never hot for dust */
     return SQLITE_OK;
 }
-
-/* ---- control ---- */
 
 static int commit_phase_two(struct dfile *f)
 {
@@ -588,7 +398,7 @@ static int f_unfetch(sqlite3_file *file, sqlite3_int64 offset, void *page)
 static void release(sqlite3_file *file, struct dfile *f)
 {
     f->lib->host->closing(f->lib, f);
-    f_unlock(file, SQLITE_LOCK_NONE);
+    file_unlock(f, SQLITE_LOCK_NONE);
     turn_drop(&f->db->turn, &f->ticket);
     for (int i = 0; i < 2; i++) {
         if (f->has_slot[i]) {
@@ -714,27 +524,7 @@ void file_adopted(sqlite3_file *file, bool ok)
     }
 }
 
-/* ---- for the statement hook ---- */
-
-int file_take_turn(struct dfile *f, uint32_t timeout_ms)
-{
-    int rv;
-
-    if (f->has_turn || f->writing) {
-        return DUST_OK;
-    }
-    rv = turn_take(&f->db->turn, &f->ticket, timeout_ms, 0);
-    f->has_turn = f->by_hook = rv == DUST_OK;
-    return rv;
-}
-
-void file_return_turn(struct dfile *f)
-{
-    if (!f->writing) {
-        pass_turn(f);
-        file_forget_sql(f);
-    }
-}
+/* ---- the text of statements ---- */
 
 void file_add_sql(struct dfile *f, const char *sql)
 {
@@ -769,16 +559,4 @@ void file_forget_sql(struct dfile *f)
 {
     f->sql_len = 0;
     f->sql_cut = false;
-}
-
-int file_wait_to_show(struct dfile *f)
-{
-    struct head_info head;
-    uint64_t seq = f->snap.seq;
-
-    if (seq == 0 && f->has_turn) {
-        store_head(f->db->store, &head);
-        seq = head.seq;
-    }
-    return seq != 0 ? store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms) : DUST_OK;
 }

@@ -89,7 +89,20 @@ void file_forget_sql(struct dfile *f);
  * head if the file has the turn. DUST_OK, DUST_VOID, DUST_BUSY. */
 int file_wait_to_show(struct dfile *f);
 
-/* ---- between file.c, seal.c and pragma.c ---- */
+/* ---- between file.c, lock.c, seal.c and pragma.c ---- */
+
+/* Take or raise, lower or give up SQLite's lock. A SQLite code. */
+int file_lock(struct dfile *f, int level);
+void file_unlock(struct dfile *f, int level);
+
+/* Have a place for slot[i], 0 or 1, in the page store. A SQLite code. */
+int file_take_slot(struct dfile *f, int i);
+
+/* Pass the turn on, if the file has it. */
+void file_pass_turn(struct dfile *f);
+
+/* An error of this code and text, as file_fail. */
+int file_refuse(struct dfile *f, int code, const char *text);
 
 /* Read page bytes as the file's transaction or snapshot sees them. Returns a SQLite code. */
 int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, void *buf);

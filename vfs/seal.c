@@ -160,14 +160,6 @@ done:
     return rv;
 }
 
-static void pass_turn(struct dfile *f)
-{
-    if (f->has_turn) {
-        f->has_turn = false;
-        turn_pass(&f->db->turn, &f->ticket);
-    }
-}
-
 int file_commit(struct dfile *f)
 {
     char hex[VID_HEX_SIZE];
@@ -182,12 +174,9 @@ int file_commit(struct dfile *f)
     if (rv != SQLITE_OK || !yes) {
         return rv;
     }
-    if (!f->has_slot[1]) {
-        rv = store_slot_take(f->db->store, &f->slot[1], &e);
-        if (rv != DUST_OK) {
-            return file_fail(f, &e, true);
-        }
-        f->has_slot[1] = true;
+    rv = file_take_slot(f, 1);
+    if (rv != SQLITE_OK) {
+        return rv;
     }
     commit = commit_new(f->db->rep.room);
     if (commit == NULL) {
@@ -201,7 +190,7 @@ int file_commit(struct dfile *f)
     }
     id = v->id;
     f->db->rep.submit(f->db->rep.ctx, sealed, v, commit);
-    pass_turn(f);
+    file_pass_turn(f);
     rv = commit_wait(commit, f->db->options.timeout_ms, &e);
     commit_unref(commit);
     if (rv == DUST_OK) {

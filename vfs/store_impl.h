@@ -1,4 +1,5 @@
-/* store_impl - what store.c (readers, frames) and version.c (stage, publish, void, fold) share. Not for others. */
+/* store_impl - what store.c (readers, frames), version.c (stage, publish, void), trim.c and fold.c share. Not for
+ * others. */
 #ifndef DUST_VFS_STORE_IMPL_H
 #define DUST_VFS_STORE_IMPL_H
 
@@ -110,6 +111,30 @@ void node_free(struct store *s, uint32_t n);
 void node_push(struct store *s, uint32_t n, uint64_t seq);      /* as the newest of its page */
 void node_push_last(struct store *s, uint32_t n, uint64_t seq); /* as the oldest of its page */
 void node_unlink(struct store *s, uint32_t n);
+void node_drop(struct store *s, uint32_t n); /* trim.c: unlink and free */
+
+/* version.c; under the mutex: the newest agreed version. */
+void store_agreed_info(struct store *s, struct head_info *out);
+
+/* All snapshots held at the moment, ascending. */
+struct held {
+    uint64_t seq[STORE_MAX_SLOTS];
+    uint32_t n;
+};
+
+void held_scan(struct store *s, struct held *h);
+
+/* Is a snapshot in [from, to) held? */
+bool held_between(const struct held *h, uint64_t from, uint64_t to);
+
+/* Under the mutex, generation open: free the nodes of page pgno, or of all pages, that nobody needs. */
+void store_trim_page(struct store *s, uint32_t pgno, const struct held *h);
+void store_trim(struct store *s, const struct held *h);
+
+/* Under the mutex: give back the memory and disk blocks of a store that has become much larger than it needs to be.
+ * Only frames at the end of the file, in chunks without a single node in use, go; the free list is rebuilt without
+ * them. */
+void store_release_idle(struct store *s);
 
 /* Copy that may race with a writer, the result being discarded then. */
 void copy_racy(void *dst, const void *src, size_t n);

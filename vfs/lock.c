@@ -1,0 +1,243 @@
+/* The locks of a member's file: SQLite's states (file.h) as snapshots and the write turn.
+ *
+ * They are dust's own affair: no lock is taken on the real file, which only a checkpoint writes.
+ *
+ *   SHARED    pins the newest agreed version; with the turn in hand, the head
+ *   RESERVED  needs the turn, and the snapshot to be the head. With the hook the turn was taken before the snapshot,
+ *             so it is; without, the snapshot came first: if it is old and SQLite can begin again, it gets SQLITE_BUSY,
+ *             and its place in the queue is kept while it does; in an open transaction, SQLITE_BUSY_SNAPSHOT
+ *   PENDING, EXCLUSIVE  nothing more
+ *
+ * A writer without the hook that starts on a version not yet agreed waits here until it is; one with the hook is held
+ * back only before it shows a row (file_wait_to_show) and at its commit. */
+#include "vfs/file.h"
+
+#include <sqlite3ext.h>
+
+/* Without the hook, the write lock waits this long for the turn at a time, then lets SQLite's busy handler decide
+ * whether to go on. */
+#define TURN_SLICE_MS 30
+#define TURN_IN_TRANSACTION_MS 1000
+/* … and the place that was reached in the queue is kept this long for the retry. */
+#define TURN_RETRY_LEASE_MS 300
+#define LOCAL_READ_WAIT_MS 5000
+
+static int lock_shared(struct dfile *f)
+{
+    struct err e;
+    int rc = file_take_slot(f, 0), rv;
+
+    if (rc != SQLITE_OK) {
+        return rc;
+    }
+    if (atomic_load_explicit(&f->db->left, memory_order_relaxed)) {
+        return file_refuse(f, DUST_CLOSED,
+            "this database has left its cluster, or this process was forked from the one that has it open: close the "
+            "connection and open it again");
+    }
+    if (f->consistency != CONSISTENCY_STALE && !f->adopting &&
+        !(f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&f->db->caught_up, memory_order_acquire))) {
+        rv = f->db->rep.confirm_read(f->db->rep.ctx, f->consistency, f->freshness_ms, LOCAL_READ_WAIT_MS, &e);
+        if (rv != DUST_OK) {
+            return file_fail(f, &e, false);
+        }
+    }
+    if (f->has_turn && turn_held(&f->db->turn, &f->ticket)) {
+        store_pin_head(f->db->store, f->slot[0], &f->snap);
+    } else {
+        store_pin(f->db->store, f->slot[0], &f->snap);
+    }
+    if (f->pager_seq == 0 && !f->adopted) {
+        f->pager_seq = f->snap.seq; /* a new pager has nothing cached, and does not ask */
+    }
+    f->lock = SQLITE_LOCK_SHARED;
+    return SQLITE_OK;
+}
+
+void file_pass_turn(struct dfile *f)
+{
+    if (f->has_turn) {
+        f->has_turn = false;
+        turn_pass(&f->db->turn, &f->ticket);
+    }
+}
+
+/* Has the connection a transaction open already, so that SQLite cannot begin it again on a newer snapshot? */
+static bool in_transaction(const struct dfile *f)
+{
+    if (f->conn == NULL) {
+        return false;
+    }
+    if (f->lib->api->libversion_number() >= 3034000) {
+        return f->lib->api->txn_state(f->conn, NULL) != SQLITE_TXN_NONE;
+    }
+    return f->lib->api->get_autocommit(f->conn) == 0;
+}
+
+/* Within an open transaction SQLite does not ask again, so this is the only time to wait. */
+static uint32_t late_wait_ms(const struct dfile *f)
+{
+    return in_transaction(f) ? TURN_IN_TRANSACTION_MS : TURN_SLICE_MS;
+}
+
+/* Get the turn without the hook's help: the snapshot exists already. */
+static int take_turn_late(struct dfile *f)
+{
+    struct head_info head;
+    int rv;
+
+    store_head(f->db->store, &head);
+    if (head.seq != f->snap.seq && in_transaction(f)) {
+        return SQLITE_BUSY_SNAPSHOT;
+    }
+    rv = turn_take_place(&f->db->turn, &f->ticket, late_wait_ms(f), TURN_RETRY_LEASE_MS);
+    if (rv != DUST_OK) {
+        return rv == DUST_CLOSED ? file_refuse(f, rv, "this member is shutting down") : SQLITE_BUSY;
+    }
+    f->has_turn = true;
+    f->by_hook = false;
+    return SQLITE_OK;
+}
+
+static int refuse_second(struct dfile *f)
+{
+    struct dfile *g = f->conn != NULL ? f->lib->host->files_of(f->lib, f->conn) : NULL;
+
+    while (g != NULL && (g == f || !g->writing)) {
+        g = g->next;
+    }
+    return g == NULL ? SQLITE_OK
+                     : file_refuse(f, DUST_REFUSED,
+                           "one transaction cannot write to two databases that are members of clusters: commit the "
+                           "first one before writing to the second");
+}
+
+static int lock_reserved(struct dfile *f)
+{
+    struct head_info head;
+    int rc = refuse_second(f);
+
+    if (rc != SQLITE_OK) {
+        return rc;
+    }
+    if (f->has_turn && !turn_held(&f->db->turn, &f->ticket)) {
+        file_pass_turn(f); /* it took too long */
+    }
+    if (!f->has_turn) {
+        rc = take_turn_late(f);
+        if (rc != SQLITE_OK) {
+            return rc;
+        }
+    }
+    store_head(f->db->store, &head);
+    if (head.seq != f->snap.seq || !turn_keep(&f->db->turn, &f->ticket)) {
+        if (in_transaction(f)) {
+            file_pass_turn(f);
+            return SQLITE_BUSY_SNAPSHOT;
+        }
+        return SQLITE_BUSY; /* SQLite lets go of the snapshot and begins again; the turn waits for it a while */
+    }
+    if (!f->by_hook) {
+        int rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
+
+        if (rv != DUST_OK) {
+            file_pass_turn(f);
+            return rv == DUST_VOID ? SQLITE_BUSY_SNAPSHOT : SQLITE_BUSY;
+        }
+    }
+    txn_begin(&f->txn, f->db->store, f->snap.n_pages);
+    f->writing = true;
+    f->committed = false;
+    return SQLITE_OK;
+}
+
+int file_lock(struct dfile *f, int level)
+{
+    int rc = SQLITE_OK;
+
+    if (f->lock >= level) {
+        return SQLITE_OK;
+    }
+    if (f->lock == SQLITE_LOCK_NONE) {
+        rc = lock_shared(f);
+    }
+    if (rc == SQLITE_OK && level >= SQLITE_LOCK_RESERVED && !f->writing) {
+        rc = lock_reserved(f);
+    }
+    if (rc == SQLITE_OK) {
+        f->lock = level;
+    }
+    return rc;
+}
+
+/* Leave WRITING: to the version committed, or back to where the transaction began. */
+static void end_writing(struct dfile *f)
+{
+    if (!f->writing) {
+        return;
+    }
+    if (f->committed) {
+        uint32_t slot = f->slot[0];
+
+        store_unpin(f->db->store, &f->snap);
+        f->snap = f->next_snap;
+        f->slot[0] = f->slot[1];
+        f->slot[1] = slot;
+        f->pager_seq = f->snap.seq;
+        txn_disown(&f->txn);
+    } else {
+        txn_reset(&f->txn);
+    }
+    f->writing = false;
+    f->committed = false;
+    file_forget_sql(f);
+    file_pass_turn(f);
+}
+
+void file_unlock(struct dfile *f, int level)
+{
+    if (f->lock <= level) {
+        return;
+    }
+    if (level <= SQLITE_LOCK_SHARED) {
+        end_writing(f);
+    }
+    if (level == SQLITE_LOCK_NONE && f->snap.seq != 0) {
+        store_unpin(f->db->store, &f->snap);
+    }
+    f->lock = level;
+}
+
+/* ---- for the statement hook ---- */
+
+int file_take_turn(struct dfile *f, uint32_t timeout_ms)
+{
+    int rv;
+
+    if (f->has_turn || f->writing) {
+        return DUST_OK;
+    }
+    rv = turn_take(&f->db->turn, &f->ticket, timeout_ms, 0);
+    f->has_turn = f->by_hook = rv == DUST_OK;
+    return rv;
+}
+
+void file_return_turn(struct dfile *f)
+{
+    if (!f->writing) {
+        file_pass_turn(f);
+        file_forget_sql(f);
+    }
+}
+
+int file_wait_to_show(struct dfile *f)
+{
+    struct head_info head;
+    uint64_t seq = f->snap.seq;
+
+    if (seq == 0 && f->has_turn) {
+        store_head(f->db->store, &head);
+        seq = head.seq;
+    }
+    return seq != 0 ? store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms) : DUST_OK;
+}
