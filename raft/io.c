@@ -21,7 +21,10 @@ struct append_req {
     struct raft_io_append *theirs;
     raft_io_append_cb cb;
     struct node *node;
-    struct append_req *kept; /* the next older one withheld */
+    const struct raft_entry *entries; /* libraft's, until the callback */
+    unsigned n_entries;
+    struct append_req *kept;    /* the next older one withheld */
+    struct append_req *delayed; /* the next one to be written */
 };
 
 struct put_req {
@@ -177,6 +180,10 @@ void io_receive(void *ctx, void *data, size_t len)
     }
     b.message.server_id = h.from;
     b.message.server_address = h.address;
+    if (b.message.type == RAFT_IO_APPEND_ENTRIES_RESULT ||
+        (b.message.type == RAFT_IO_APPEND_ENTRIES && b.message.append_entries.n_entries > 0)) {
+        dwell_event(&n->dwell);
+    }
     if (b.message.type == RAFT_IO_INSTALL_SNAPSHOT && transfer_wanted(n, &b.message, h.from, h.address)) {
         return;
     }
@@ -293,7 +300,6 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
 {
     struct node *n = io_node(raft_io);
     struct append_req *a = calloc(1, sizeof *a);
-    int rv;
 
     if (a == NULL) {
         return RAFT_NOMEM;
@@ -305,15 +311,32 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
         keep(a);
         return 0;
     }
-    rv = n->io.append(raft_io, &a->req, entries, n_entries, on_append);
-    if (rv != 0) {
-        if (guard_append_done(&n->io.guard, rv)) {
-            free(a);
-            return rv;
-        }
-        keep(a);
+    a->entries = entries;
+    a->n_entries = n_entries;
+    *n->io.delayed_tail = a;
+    n->io.delayed_tail = &a->delayed;
+    if (!n->io.delaying) {
+        io_write_now(n);
     }
     return 0;
+}
+
+/* A write that cannot even be begun is one that has failed: its callback says so, as for any other. */
+void io_write_now(struct node *n)
+{
+    struct append_req *a = n->io.delayed, *next;
+
+    n->io.delaying = false;
+    n->io.delayed = NULL;
+    n->io.delayed_tail = &n->io.delayed;
+    for (; a != NULL; a = next) {
+        int rv = n->io.append(&n->io.raft_io, &a->req, a->entries, a->n_entries, on_append);
+
+        next = a->delayed;
+        if (rv != 0) {
+            on_append(&a->req, rv);
+        }
+    }
 }
 
 static void on_put(struct raft_io_snapshot_put *req, int status)
@@ -408,6 +431,7 @@ int io_init(struct node *n, struct err *e)
         return err_set(e, DUST_IO, "cannot use %s for the log: %s", dir, io->errmsg);
     }
     n->io.raft_io_open = true;
+    n->io.delayed_tail = &n->io.delayed;
     raft_uv_set_auto_recovery(io, false);
     raft_uv_set_snapshot_compression(io, false);
     io->version = 2; /* it has async_work, though it says 1 */

@@ -307,6 +307,7 @@ static void peers_closed(void *arg)
     close_handle((uv_handle_t *)&n->timer, NULL);
     close_handle((uv_handle_t *)&n->notice, NULL);
     close_handle((uv_handle_t *)&n->prepare, NULL);
+    dwell_close(&n->dwell);
 }
 
 static void raft_has_closed(struct raft *r)
@@ -357,6 +358,7 @@ static int start_on_loop(struct node *n, struct err *e)
     uv_timer_init(&n->loop, &n->timer);
     uv_timer_init(&n->loop, &n->notice);
     uv_prepare_init(&n->loop, &n->prepare);
+    dwell_init(&n->dwell, &n->loop);
     n->async.data = n->timer.data = n->prepare.data = n->notice.data = n;
     rv = peers_open(&n->peers, &n->loop, &po, e);
     if (rv != DUST_OK) {

@@ -13,6 +13,7 @@
 #include "raft/call.h"
 #include "raft/guard.h"
 #include "raft/inside.h"
+#include "raft/dwell.h"
 #include "raft/member.h"
 #include "raft/node.h"
 #include "raft/peer.h"
@@ -61,6 +62,9 @@ struct io {
     uint64_t refused;     /* messages that were garbage, or not for us */
     raft_index cut_index; /* leave out the log from here on when it is loaded; 0: nothing */
     struct append_req *kept; /* withheld by the guard, newest first */
+    struct append_req *delayed, **delayed_tail; /* to be written by io_write_now, oldest first */
+    bool delaying;
+    raft_index noticed; /* the commit index when `notice` was last started */
     struct put_req *kept_put;
 };
 
@@ -215,6 +219,7 @@ struct node {
     uv_async_t async;
     uv_timer_t timer;
     uv_prepare_t prepare;
+    struct dwell dwell;
     uv_timer_t notice; /* tell followers the commit index when nothing else does */
 
     pthread_mutex_t mutex;
@@ -303,6 +308,7 @@ void send_commit(struct node *n, bool everybody); /* tell followers the commit i
 struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
+void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
 void io_receive(void *ctx, void *data, size_t len);

@@ -212,7 +212,8 @@ void send_commit(struct node *n, bool everybody)
         }
         finish_send(s, 0);
     }
-    if (rest && !uv_is_active((uv_handle_t *)&n->notice)) {
+    if (rest && n->io.noticed != r->commit_index) { /* while entries follow each other faster, they carry it */
+        n->io.noticed = r->commit_index;
         uv_timer_start(&n->notice, on_notice, NOTICE_DELAY_MS, 0);
     }
 }

@@ -146,7 +146,9 @@ void submit_flush(struct node *n)
     }
     req = calloc(1, sizeof *req);
     if (req != NULL && node_is_leader(n)) {
+        n->io.delaying = true; /* the others' disks are further away than ours: what they write leaves first */
         rv = raft_apply(&n->raft, req, s->batch, s->n_batch, on_applied);
+        io_write_now(n);
     }
     if (rv == 0) {
         s->n_batch = 0;
@@ -166,6 +168,7 @@ void submit_received(struct node *n, const struct wire_head *from, const struct 
     struct entry entry;
     struct err e;
 
+    dwell_event(&n->dwell);
     if (entry_decode(note->data, note->data_len, &entry, &e) != DUST_OK) {
         report(&n->db->report, e.code, "a transaction from member %llu was ignored: %s",
             (unsigned long long)from->from, e.text);
@@ -391,6 +394,9 @@ static void submit_run(struct node *n, struct job *job)
     }
     f->next = *p;
     *p = f;
+    if (!n->stopping) {
+        dwell_event(&n->dwell);
+    }
     submit_pump(n);
 }
 
