@@ -1,9 +1,9 @@
 /* Connections, and the statement hook.
  *
  * The hook is SQLITE_TRACE_STMT and SQLITE_TRACE_PROFILE. Before a statement that may write takes its snapshot, it
- * takes the write turn, waiting up to the connection's busy timeout; so that the snapshot is the head, and writers queue
- * instead of colliding. When the statement ends and has written nothing, the turn goes back. Between, the statement's
- * text is kept for the log.
+ * takes the write turn, waiting up to the connection's busy timeout; so that the snapshot is the head, and writers
+ * queue instead of colliding. When the statement ends and has written nothing, the turn goes back. Between, the
+ * statement's text is kept for the log.
  *
  * A row must not be handed out from a version that is not agreed (DESIGN.md, section 2, sentence 7). A statement that
  * returns rows, within a transaction or as an INSERT … RETURNING, waits here until the version it will read is.

@@ -1,7 +1,7 @@
 /* The entry point, and the host side of the VFS: which files are members', and with which parameters.
  *
- * sqlite3_dust_init runs once per connection, by .load, load_extension or as an automatic extension, and it may run many
- * times in one connection. The first time in each copy of SQLite it registers the VFS as the default one and an
+ * sqlite3_dust_init runs once per connection, by .load, load_extension or as an automatic extension, and it may run
+ * many times in one connection. The first time in each copy of SQLite it registers the VFS as the default one and an
  * automatic extension; after sqlite3_shutdown() both are gone and are registered again at the next run. It starts no
  * thread. The library is linked so that it is never unloaded, which is why SQLITE_OK will do as an answer: an automatic
  * extension may give no other.
@@ -125,7 +125,8 @@ static bool is_sqlites(const char *name)
 }
 
 /* Read the URI's parameters. A typing error in one must not pass silently where dust is meant. */
-static int read_parameters(struct sqlite_lib *lib, const char *name, struct start_options *o, bool *given, struct err *e)
+static int read_parameters(
+    struct sqlite_lib *lib, const char *name, struct start_options *o, bool *given, struct err *e)
 {
     const char *key, *vfs = lib->api->uri_parameter(name, "vfs");
     struct err first = {0};

@@ -193,8 +193,8 @@ static int unmarked(struct args *a, const char *path, struct err *e)
     return mark_read(header, NULL) == MARK_NONE
                ? DUST_OK
                : err_set(e, DUST_REFUSED,
-                     "%s is a copy of a member's database (its folder %s-dust is not there): a cluster cannot be started on "
-                     "it as it stands; VACUUM INTO makes an ordinary database of it",
+                     "%s is a copy of a member's database (its folder %s-dust is not there): a cluster cannot be started "
+                     "on it as it stands; VACUUM INTO makes an ordinary database of it",
                      path, path);
 }
 
@@ -212,8 +212,8 @@ static int make_ready(struct args *a, struct err *e)
     }
     if (mode == NULL || strcmp(mode, "delete") != 0) {
         rv = err_set(e, DUST_REFUSED,
-            "the database cannot be brought out of its journal mode (WAL, most likely): %s; close the other connections to "
-            "it and try again",
+            "the database cannot be brought out of its journal mode (WAL, most likely): %s; close the other connections "
+            "to it and try again",
             a->api->errmsg(a->c->db));
     }
     a->api->finalize(stmt);
@@ -339,8 +339,8 @@ static void call(unsigned number, sqlite3_context *ctx, int n, sqlite3_value **v
         struct err e;
 
         err_set(&e, DUST_MISUSE,
-            "%s(): this connection's database is not a member of a cluster (SELECT dust_start('127.0.0.1:4001') makes it "
-            "one)",
+            "%s(): this connection's database is not a member of a cluster (SELECT dust_start('127.0.0.1:4001') makes "
+            "it one)",
             r->f->name);
         fail(&a, &e);
         return;

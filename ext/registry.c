@@ -1,7 +1,7 @@
 /* Bringing members up and down. See registry.h.
  *
- * Two locks: `list` for a moment when an entry is added; `opening` for as long as it takes to bring a member up, so that two
- * threads that open the same path at once do not both try.
+ * Two locks: `list` for a moment when an entry is added; `opening` for as long as it takes to bring a member up, so
+ * that two threads that open the same path at once do not both try.
  *
  * What a start leaves behind if it is cut short, and how it is found again:
  *   1. folder made        a folder without `member`: refused, with what to delete
@@ -177,7 +177,7 @@ static int whom_to_join(const char *text, const char *own, struct node_options *
         text += n + (text[n] == ',');
     }
     return opt->n_join != 0 ? DUST_OK
-                            : err_set(e, DUST_MISUSE, "join: an address of a member of the cluster is needed, as host:port");
+                            : err_set(e, DUST_MISUSE, "join: the address of a member is needed, as host:port");
 }
 
 /* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. */
@@ -477,7 +477,8 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     }
     if (content.n_pages != 0) {
         rv = err_set(e, DUST_REFUSED,
-            "%s is not empty: joining would replace what is in it; join with a new file (or start a cluster on this one)",
+            "%s is not empty: joining would replace what is in it; join with a new file (or start a cluster on "
+            "this one)",
             path);
         goto fail;
     }

@@ -32,14 +32,16 @@ struct hosted *registry_of(const struct database *db);
 /* Is there a member's folder beside the database at this path? */
 bool registry_is_member_path(const char *path);
 
-/* Bring up the member at `path` that exists on disk already. Finds it if it is up. DUST_BUSY: another process has it. */
+/* Bring up the member at `path` that exists on disk already. Finds it if it is up. DUST_BUSY: another process has it.
+ * */
 int registry_resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
     struct err *e);
 
 /* Are `bind` and `advertise` addresses that a member may have? */
 int registry_check_own(const struct start_options *o, struct err *e);
 
-/* Make the database at `path`, which has at least one page and is not in WAL mode, the first member of a new cluster. */
+/* Make the database at `path`, which has at least one page and is not in WAL mode, the first member of a new cluster.
+ * */
 int registry_start(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
     struct err *e);
 

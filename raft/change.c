@@ -1,6 +1,6 @@
-/* Changes of the cluster, as the leader makes them: remove, promote, demote, transfer of leadership; and adding a member
- * (join.c). One at a time, as libraft has it: a second is told DUST_AGAIN, and asked again by whoever wants it until its
- * time is up (ask.c).
+/* Changes of the cluster, as the leader makes them: remove, promote, demote, transfer of leadership; and adding a
+ * member (join.c). One at a time, as libraft has it: a second is told DUST_AGAIN, and asked again by whoever wants it
+ * until its time is up (ask.c).
  *
  *   idle ──change_begin──▶ busy ──libraft calls back──▶ change_over: the asker is answered, idle
  *                            └──the member stops, or its log is begun again──▶ change_fail: idle

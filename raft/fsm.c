@@ -457,14 +457,15 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
         return DUST_OK; /* nothing yet: a snapshot will be installed first */
     }
     if (snapshot != NULL) {
-        rv = snapshot->n_bufs == 1 ? descriptor_read(&snapshot->bufs[0], &cluster, &page_size, &descriptor) : DUST_CORRUPT;
+        rv = snapshot->n_bufs == 1 ? descriptor_read(&snapshot->bufs[0], &cluster, &page_size, &descriptor)
+                                   : DUST_CORRUPT;
         if (rv != DUST_OK) {
             return err_set(e, rv, "the snapshot in %s/raft is not one of dust's, or of a newer version", n->db->dir);
         }
         if (!vid_equal(&cluster, &n->self.cluster)) {
             return err_set(e, DUST_CORRUPT,
-                "the log in %s/raft is of another cluster than the file %s/member beside it says: put back what belongs "
-                "together; or, if other members are well, remove this one there, delete both here, and join anew",
+                "the log in %s/raft is of another cluster than the file %s/member beside it says: put back what "
+                "belongs together; or, if other members are well, remove this one there, delete both here, and join anew",
                 n->db->dir, n->db->dir);
         }
         head = descriptor.id;

@@ -1,5 +1,5 @@
-/* The guard's receiving side: what libraft must not hear yet, and what it hears instead. The rules, which are named here
- * by their numbers, are told in guard.c. */
+/* The guard's receiving side: what libraft must not hear yet, and what it hears instead. The rules, which are named
+ * here by their numbers, are told in guard.c. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

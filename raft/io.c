@@ -126,7 +126,8 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
         change_removed(n, h->from);
         break;
     default:
-        report(&n->db->report, DUST_VERSION, "a message of unknown kind %u from %s was ignored", note->kind, h->address);
+        report(&n->db->report, DUST_VERSION, "a message of unknown kind %u from %s was ignored", note->kind,
+            h->address);
     }
 }
 
@@ -153,7 +154,8 @@ void io_receive(void *ctx, void *data, size_t len)
         }
         if (memcmp(h.cluster, n->self.cluster.b, sizeof h.cluster) != 0) {
             n->io.refused++;
-            report(&n->db->report, DUST_REFUSED, "a message from %s, a member of another cluster, was ignored", h.address);
+            report(&n->db->report, DUST_REFUSED, "a message from %s, a member of another cluster, was ignored",
+                h.address);
             goto drop;
         }
         if (h.to != n->self.id || h.from == n->self.id || h.from == 0) {

@@ -294,7 +294,8 @@ void node_set_up(struct node *n);
 bool node_is_leader(const struct node *n);
 bool node_knows(const struct node *n, raft_id id); /* is it in the configuration? */
 raft_id node_leader(const struct node *n, const char **address);
-/* How long a member has been silent, -1 if that is unknown. A leader expects everybody to speak, from its election on. */
+/* How long a member has been silent, -1 if that is unknown. A leader expects everybody to speak, from its election on.
+ * */
 int64_t node_last_heard_ms(const struct node *n, const char *address);
 int node_begin_raft(struct node *n, struct err *e);
 

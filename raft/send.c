@@ -169,7 +169,8 @@ static void on_notice(uv_timer_t *timer)
 
 /* libraft tells a follower the commit index only with the next entries or the next heartbeat. An empty AppendEntries
  * up to what the follower is known to have carries it at once. Urgent for the member whose transaction was just
- * agreed on, and for the one that waits for the turn; the others hear it when nothing else has told them for a while. */
+ * agreed on, and for the one that waits for the turn; the others hear it when nothing else has told them for a while.
+ * */
 void send_commit(struct node *n, bool everybody)
 {
     struct raft *r = &n->raft;

@@ -22,8 +22,8 @@
  * large database never passes through memory. Otherwise they become a version in the page store, and a checkpoint
  * folds it: readers go on with what they had.
  *
- * A crash at any point: `incoming` is thrown away; app.db is at the old version or, by its journal, at the new one, which
- * the note in `member` then explains to fsm_find_start.
+ * A crash at any point: `incoming` is thrown away; app.db is at the old version or, by its journal, at the new one,
+ * which the note in `member` then explains to fsm_find_start.
  *
  * Messages (besides kind, req = session of the receiver's choice):
  *   FETCH        num0 first page, num1 number of pages; data: 16-byte hashes of the receiver's pages from the first on
@@ -451,7 +451,8 @@ static int adopt_version(struct node *n, struct err *e)
             nodes[i] = pages[i].node;
         }
         store_agreed(n->db->store, &agreed);
-        rv = store_agree(n->db->store, &t->head.id, &agreed.id, t->head.n_pages, nodes, count, t->head.index, &voided, e);
+        rv = store_agree(
+            n->db->store, &t->head.id, &agreed.id, t->head.n_pages, nodes, count, t->head.index, &voided, e);
         if (rv == DUST_OK) {
             txn_disown(&t->txn);
             fsm_adopt(n, &t->head); /* from here on entries up to its index are skipped */

@@ -65,7 +65,8 @@ void database_free(struct database *db);
 /* Read app.db as SQLite is to see it: marks hidden, zeros beyond the end. A store_base_fn; ctx is the database. */
 int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset);
 
-/* Bring app.db to the newest agreed version. DUST_BUSY: a plain reader is in the way. Blocking; any thread but the loop's. *at (may be NULL): the version app.db is at afterwards. */
+/* Bring app.db to the newest agreed version. DUST_BUSY: a plain reader is in the way. Blocking; any thread but the
+ * loop's. *at (may be NULL): the version app.db is at afterwards. */
 int database_checkpoint(struct database *db, struct head_info *at, struct err *e);
 
 /* Hold off checkpoints (database_checkpoint answers DUST_BUSY), or let them go on. Returns false if one is running. */

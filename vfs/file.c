@@ -94,7 +94,8 @@ int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, 
     }
     rv = store_read(f->db->store, &f->snap, pgno, offset, n, buf, read_base, f);
     if (rv == DUST_VOID) {
-        return file_refuse(f, DUST_VOID, "the transaction that this one was built on did not take effect; roll back and retry");
+        return file_refuse(
+            f, DUST_VOID, "the transaction that this one was built on did not take effect; roll back and retry");
     }
     return rv < 0 ? -rv : sqlite_code(rv);
 }

@@ -1,6 +1,6 @@
 /* Folding the newest agreed version into app.db: which pages, what must be kept of the old ones, and the moment when
- * app.db takes over. The writing itself is checkpoint.c's; the three calls stand around it (database.c). When a node may
- * be freed, and why a long reader keeps its snapshot, stands in trim.c. */
+ * app.db takes over. The writing itself is checkpoint.c's; the three calls stand around it (database.c). When a node
+ * may be freed, and why a long reader keeps its snapshot, stands in trim.c. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -114,7 +114,8 @@ int file_pragma(struct dfile *f, char **arg)
     };
 
     /* Two are left to SQLite because they change nothing here: wal_checkpoint, which finds no WAL and says so in the
-     * three columns that programs expect; and synchronous, for xSync does nothing and FCNTL_SYNC comes at every level. */
+     * three columns that programs expect; and synchronous, for xSync does nothing and FCNTL_SYNC comes at every level.
+     * */
     for (size_t i = 0; i < sizeof pragmas / sizeof pragmas[0]; i++) {
         if (strcasecmp(arg[1], pragmas[i].name) == 0) {
             return pragmas[i].answer(f, arg);

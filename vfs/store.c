@@ -206,7 +206,8 @@ void store_slot_give(struct store *s, uint32_t slot)
 static uint32_t lookup(struct store *s, uint32_t pgno, uint64_t seq)
 {
     uint32_t n = atomic_load_explicit(bucket_of(s, pgno), memory_order_acquire);
-    uint32_t limit = atomic_load_explicit(&s->n_chunks, memory_order_relaxed) * CHUNK_NODES + CHUNK_NODES; /* a chain being cut may lead in circles */
+    /* a chain being cut may lead in circles */
+    uint32_t limit = atomic_load_explicit(&s->n_chunks, memory_order_relaxed) * CHUNK_NODES + CHUNK_NODES;
 
     while (n != 0 && limit-- > 0) {
         struct store_node *d = node_at(s, n);

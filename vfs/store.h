@@ -56,8 +56,9 @@ struct snap {
  * which store_read passes on negated. May be called with the store's mutex held. */
 typedef int (*store_base_fn)(void *ctx, void *buf, uint32_t n, uint64_t offset);
 
-/* Open the store in file `path` (created 0600 when absent; old content is discarded). Takes the lock on the file that makes this process the host of the member: DUST_BUSY, with a text naming
- * the process that has it, if another one does. */
+/* Open the store in file `path` (created 0600 when absent; old content is discarded). Takes the lock on the file that
+ * makes this process the host of the member: DUST_BUSY, with a text naming the process that has it, if another one
+ * does. */
 int store_open(struct store **out, const char *path, struct err *e);
 
 /* Lay the store out for a page size and a base version. Once per store. */
@@ -108,9 +109,9 @@ int store_stage(struct store *s, const struct vid *id, const struct vid *parent,
 /* The oldest speculative version took effect at `index`. */
 void store_publish(struct store *s, struct version *v, uint64_t index);
 
-/* A version made elsewhere took effect at `index` on top of the agreed version, its parent: every speculative version is
- * void (returned in *voided as by store_void, or NULL), and this one is the head and agreed. All in one step, so that
- * nothing can be staged in between. On failure (DUST_NOMEM) nothing has changed. */
+/* A version made elsewhere took effect at `index` on top of the agreed version, its parent: every speculative version
+ * is void (returned in *voided as by store_void, or NULL), and this one is the head and agreed. All in one step, so
+ * that nothing can be staged in between. On failure (DUST_NOMEM) nothing has changed. */
 int store_agree(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
     const uint32_t *nodes, uint32_t n, uint64_t index, struct version **voided, struct err *e);
 
@@ -172,9 +173,9 @@ struct fold {
  * pages which an old reader still needs can be kept before they are overwritten. DUST_NOMEM, DUST_FULL. */
 int store_fold_begin(struct store *s, struct fold *f, struct err *e);
 int store_fold_keep(struct store *s, struct fold *f, store_base_fn base, void *ctx, struct err *e);
-/* The fold is over; `outcome` DUST_OK: app.db now is at the target; DUST_BUSY: nothing was written; anything else: app.db
- * may be half-way (with a journal that undoes it), and no page of the fold may be read from it before the next fold
- * has succeeded. Releases the fold. */
+/* The fold is over; `outcome` DUST_OK: app.db now is at the target; DUST_BUSY: nothing was written; anything else:
+ * app.db may be half-way (with a journal that undoes it), and no page of the fold may be read from it before the next
+ * fold has succeeded. Releases the fold. */
 void store_fold_end(struct store *s, struct fold *f, int outcome);
 
 struct store_stats {

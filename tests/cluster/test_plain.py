@@ -2,7 +2,6 @@
 business stay as they are."""
 import os
 import sqlite3
-import statistics
 import time
 
 import pytest
@@ -146,27 +145,3 @@ def test_no_thread_and_no_file(box):
     assert w.one("SELECT x FROM t", conn="two") == 5
     assert w.threads() == before + 1  # the worker's own, for the connection "two"
     assert set(os.listdir(box.dir)) - listing <= {"x.db"}
-
-
-def test_the_same_speed(box):
-    """Loaded or not, other databases are as fast; measured in turns, so that a busy machine is fair to both."""
-    code = """
-        c = connect(arg, functions=False)
-        c.execute('CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x)')
-        c.execute('PRAGMA synchronous=OFF')
-        t = time.perf_counter()
-        for i in range(3000):
-            c.execute('INSERT INTO t(x) VALUES(?)', (i,))
-        for i in range(3000):
-            c.execute('SELECT x FROM t WHERE id = ?', (i,)).fetchone()
-        result = time.perf_counter() - t
-        c.close()
-        """
-    without, with_ = Worker(box, "without", load=False), Worker(box, "with")
-    times = ([], [])
-    for i in range(9):
-        for k, w in enumerate((without, with_)):
-            times[k].append(w.py(code, box.path("speed%d.db" % k)))
-    a, b = (statistics.median(t) for t in times)
-    print("without %.4f s, with dust loaded %.4f s" % (a, b))
-    assert b < a * 1.3, times

@@ -1,7 +1,7 @@
 """Measures dust with three members against plain SQLite (WAL, synchronous=FULL); run by tools/bench.
 
-Three processes with a member each, and one with a plain database, all on one disk and one machine. The two take turns,
-cell by cell, so that a machine that is busy for a while is so for both; what counts is the median over the repetitions.
+Three processes with a member each, one with a plain database, and one with a plain database that has dust loaded, all
+on one disk and one machine. They take turns, cell by cell, so that a machine that is busy for a while is so for both; what counts is the median over the repetitions.
 Writers and readers are threads of one process (for dust: the leader's), each with its own connection; the program is
 tools/bench.c.
 """
@@ -18,7 +18,10 @@ import time
 from cluster import LIB, ROOT, address
 
 PROGRAM = os.path.join(os.path.dirname(LIB), "tools", "bench")
-CELLS = [("insert", 1, 0.3), ("insert", 8, None), ("insert", 64, 1.0), ("read", 1, 0.9), ("read", 8, None)]
+# What, on which database ("dust": the leader's; "other": one that is no member's, in a program that has dust loaded),
+# how many threads, and the ratio to plain SQLite to be reached.
+CELLS = [("insert", "dust", 1, 0.3), ("insert", "dust", 8, None), ("insert", "dust", 64, 1.0), ("read", "dust", 1, 0.9),
+         ("read", "dust", 8, None), ("insert", "other", 1, 0.9), ("read", "other", 1, 0.9)]
 
 
 class Bench:
@@ -86,6 +89,10 @@ def main():
         every.append(plain)
         assert plain.sql("PRAGMA journal_mode=WAL") == ["wal"]
         content(plain)
+        other = Bench(os.path.join(box, "other.db"), LIB)
+        every.append(other)
+        assert other.sql("PRAGMA journal_mode=WAL") == ["wal"]
+        content(other)
         members = []
         for i in range(3):
             b = Bench(os.path.join(box, "dust%d.db" % i), LIB)
@@ -102,10 +109,10 @@ def main():
         errors = 0
         say("in %s, %d CPUs; %d repetitions of %g s each" % (box, os.cpu_count(), opt.reps, opt.seconds))
         for rep in range(opt.reps):
-            for kind, n, _ in CELLS:
-                for name, b in (("plain", plain), ("dust", dust)):
+            for kind, on, n, _ in CELLS:
+                for name, b in (("plain", plain), (on, {"dust": dust, "other": other}[on])):
                     rate, bad, count = b.measure(kind, n, opt.seconds)
-                    rates.setdefault((kind, n, name), []).append(rate)
+                    rates.setdefault((kind, on, n, name == "plain"), []).append(rate)
                     errors += bad
                     if name == "dust" and kind == "insert":
                         inserted += count
@@ -117,15 +124,16 @@ def main():
         heads = {b.sql("SELECT dust_head()")[0] for b in members}
         rows = {b.sql("SELECT count(*) FROM foo")[0] for b in members}
         result = []
-        say("%-28s %14s %14s %8s  %s" % ("each second", "plain SQLite", "dust", "ratio", "aim"))
-        for kind, n, aim in CELLS:
-            a, d = (statistics.median(rates[kind, n, x]) for x in ("plain", "dust"))
-            what = "%s, %d %s%s" % ("one-row insert" if kind == "insert" else "point read", n,
-                                    "writer" if kind == "insert" else "reader", "" if n == 1 else "s")
-            say("%-28s %14.0f %14.0f %8.2f  %s" % (
+        say("%-40s %12s %14s %8s  %s" % ("each second", "plain SQLite", "dust", "ratio", "aim"))
+        for kind, on, n, aim in CELLS:
+            a, d = (statistics.median(rates[kind, on, n, x]) for x in (True, False))
+            what = "%s%s, %d %s%s" % (
+                "other database: " if on == "other" else "", "one-row insert" if kind == "insert" else "point read", n,
+                "writer" if kind == "insert" else "reader", "" if n == 1 else "s")
+            say("%-40s %12.0f %14.0f %8.2f  %s" % (
                 what, a, d, d / a, "" if aim is None else "%.1f %s" % (aim, "reached" if d / a >= aim else "MISSED")))
-            result.append({"kind": kind, "threads": n, "plain": a, "dust": d, "ratio": d / a, "aim": aim,
-                           "all": {x: rates[kind, n, x] for x in ("plain", "dust")}})
+            result.append({"kind": kind, "on": on, "threads": n, "plain": a, "dust": d, "ratio": d / a, "aim": aim,
+                           "all": {"plain": rates[kind, on, n, True], "dust": rates[kind, on, n, False]}})
         good = len(heads) == 1 and rows == {str(inserted)}
         say("%d rows acknowledged, on the members: %s; %s; %d errors; %.0f s" % (
             inserted, ", ".join(sorted(rows)), "equal heads" if len(heads) == 1 else "DIFFERENT HEADS", errors,

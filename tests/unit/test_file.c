@@ -1,5 +1,5 @@
-/* file, lock, seal, pragma: a member's file as SQLite drives it, with a replicator of the test's own: it agrees at once,
- * says that another transaction came first, or does not answer. */
+/* file, lock, seal, pragma: a member's file as SQLite drives it, with a replicator of the test's own: it agrees at
+ * once, says that another transaction came first, or does not answer. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -10,7 +10,8 @@
 
 #include "raft/wire.h"
 
-static const struct wire_head head = {.cluster = {1, 2, 3}, .from = 7, .to = 9, .boot = 99, .address = "127.0.0.1:4001"};
+static const struct wire_head head = {
+    .cluster = {1, 2, 3}, .from = 7, .to = 9, .boot = 99, .address = "127.0.0.1:4001"};
 
 /* Decode from a buffer of exactly that size, so that reading on is noticed. */
 static int decode(const uint8_t *data, size_t len, struct wire_head *h, struct wire_body *b)
