@@ -213,7 +213,8 @@ void send_commit(struct node *n, bool everybody)
         }
         finish_send(s, 0);
     }
-    if (rest && n->io.noticed != r->commit_index) { /* while entries follow each other faster, they carry it */
+    /* While entries follow each other faster than that, they carry it. */
+    if (rest && (n->io.noticed != r->commit_index || !uv_is_active((uv_handle_t *)&n->notice))) {
         n->io.noticed = r->commit_index;
         uv_timer_start(&n->notice, on_notice, NOTICE_DELAY_MS, 0);
     }
