@@ -129,7 +129,6 @@ struct head_info {
 void store_agreed(struct store *s, struct head_info *out);
 void store_head(struct store *s, struct head_info *out);
 void store_base(struct store *s, struct head_info *out); /* what app.db is at */
-bool store_head_is_agreed(struct store *s);
 
 /* app.db was empty, nothing was staged, and now it holds this version (`seq` is chosen here). */
 void store_rebase(struct store *s, const struct head_info *head);

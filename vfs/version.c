@@ -238,11 +238,6 @@ void store_rebase(struct store *s, const struct head_info *head)
     pthread_mutex_unlock(&s->mutex);
 }
 
-bool store_head_is_agreed(struct store *s)
-{
-    return atomic_load(&s->head->head) == atomic_load(&s->head->agreed);
-}
-
 static struct version *find(struct store *s, uint64_t seq)
 {
     struct version *v = s->newest;
