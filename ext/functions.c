@@ -11,6 +11,7 @@
 #include "vfs/mark.h"
 
 #define CHANGE_TIMEOUT_MS 30000u
+#define OUTCOME_TIMEOUT_MS 5000u
 
 struct function;
 struct registration {
@@ -151,6 +152,38 @@ static void fn_checkpoint(struct args *a, struct hosted *h)
         return;
     }
     fn_head(a, h);
+}
+
+static const char *arg_text(struct args *a, int i);
+
+static void fn_outcome(struct args *a, struct hosted *h)
+{
+    static const char *const names[] = {[OUTCOME_UNKNOWN] = "unknown", [OUTCOME_PENDING] = "pending",
+        [OUTCOME_AGREED] = "agreed", [OUTCOME_VOID] = "void"};
+    const char *hex = arg_text(a, 0);
+    sqlite3_int64 after = a->n > 1 ? a->api->value_int64(a->v[1]) : 0;
+    enum outcome outcome;
+    struct vid id;
+    struct err e;
+
+    if (hex == NULL || !vid_parse(&id, hex) || after < 0) {
+        err_set(&e, DUST_MISUSE,
+            "dust_outcome(id): the 32 hex digits of a transaction's id are needed, as the error of a commit names them");
+        fail(a, &e);
+        return;
+    }
+    for (struct dfile *f = a->c->files; f != NULL; f = f->next) {
+        if (f->writing || f->has_turn) {
+            err_set(&e, DUST_MISUSE, "dust_outcome(id): a write transaction is open on this connection: end it first");
+            fail(a, &e);
+            return;
+        }
+    }
+    if (node_outcome(h->node, &id, (uint64_t)after, OUTCOME_TIMEOUT_MS, &outcome, &e) != DUST_OK) {
+        fail(a, &e);
+        return;
+    }
+    text(a, names[outcome]);
 }
 
 static bool idle(struct args *a)
@@ -326,6 +359,8 @@ static const struct function functions[] = {
     {"dust_demote", 1, fn_demote, false},
     {"dust_transfer", 1, fn_transfer, false},
     {"dust_checkpoint", 0, fn_checkpoint, false},
+    {"dust_outcome", 1, fn_outcome, false},
+    {"dust_outcome", 2, fn_outcome, false},
 };
 
 static void call(unsigned number, sqlite3_context *ctx, int n, sqlite3_value **v)

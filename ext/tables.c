@@ -69,13 +69,14 @@ static void rows_free(struct rows *r)
 
 /* ---- what the tables show ---- */
 
-static int fill_members(struct hosted *h, struct rows *r, struct err *e)
+static int fill_members(struct conn *conn, struct hosted *h, struct rows *r, struct err *e)
 {
     static const char *const roles[] = {"standby", "voter", "spare"};
     struct node_member *list;
     unsigned n;
     int rv = node_members(h->node, &list, &n, e);
 
+    (void)conn;
     if (rv != DUST_OK) {
         return rv;
     }
@@ -116,7 +117,7 @@ static void status_text(struct rows *r, const char *name, const char *v)
     set_text(r, &c[1], v);
 }
 
-static int fill_status(struct hosted *h, struct rows *r, struct err *e)
+static int fill_status(struct conn *conn, struct hosted *h, struct rows *r, struct err *e)
 {
     struct report_line lines[REPORT_KEPT];
     struct store_stats st;
@@ -167,6 +168,13 @@ static int fill_status(struct hosted *h, struct rows *r, struct err *e)
     if (v.failure.code != DUST_OK) {
         status_text(r, "failure", v.failure.text);
     }
+    if (conn->files != NULL && conn->files->last.code != DUST_OK) {
+        status_text(r, "connection_error", conn->files->last.text);
+    }
+    if (conn->files != NULL && !vid_none(&conn->files->unknown)) {
+        status_text(r, "connection_unknown", vid_hex(&conn->files->unknown, hex));
+        status_int(r, "connection_unknown_after", conn->files->unknown_after);
+    }
     n = report_last(&h->db->report, lines, REPORT_KEPT);
     for (int i = 0; i < n; i++) {
         struct tm tm;
@@ -181,12 +189,13 @@ static int fill_status(struct hosted *h, struct rows *r, struct err *e)
     return DUST_OK;
 }
 
-static int fill_log(struct hosted *h, struct rows *r, struct err *e)
+static int fill_log(struct conn *conn, struct hosted *h, struct rows *r, struct err *e)
 {
     struct node_entry *list;
     unsigned n;
     int rv = node_log(h->node, 0, LOG_ROWS_MAX, &list, &n, e);
 
+    (void)conn;
     if (rv != DUST_OK) {
         return rv;
     }
@@ -216,7 +225,7 @@ static const struct table {
     const char *name;
     const char *schema;
     unsigned columns;
-    int (*fill)(struct hosted *h, struct rows *r, struct err *e);
+    int (*fill)(struct conn *conn, struct hosted *h, struct rows *r, struct err *e);
 } tables[] = {
     {"dust_members",
         "CREATE TABLE x(id INTEGER, address TEXT, role TEXT, state TEXT, is_self INTEGER, is_leader INTEGER, "
@@ -321,7 +330,7 @@ static int x_filter(sqlite3_vtab_cursor *cursor, int number, const char *name, i
     if (h == NULL || h->node == NULL) {
         return SQLITE_OK; /* no member: no rows */
     }
-    rv = v->t->fill(h, &c->rows, &e);
+    rv = v->t->fill(v->c, h, &c->rows, &e);
     if (rv == DUST_OK && c->rows.nomem) {
         return SQLITE_NOMEM;
     }

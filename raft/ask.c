@@ -8,9 +8,7 @@
  *
  * A note that is lost, or a leader that is deposed meanwhile, costs a deadline; a question asked twice does no harm (a
  * change that is made already is answered at once). An answer nobody waits for any more is dropped.
- *
- * "Which index is committed by now?" is answered by a barrier through the log: it is committed only if a majority still
- * follows this leader. All who ask while a barrier is on its way share the next one. */
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,71 +37,6 @@ void ask_answer(struct node *n, struct asker *a, int kind, const struct note *wi
         r.text_len = (uint32_t)strlen(text);
     }
     send_note(n, a->address, a->from, &r);
-}
-
-/* ---- the leader: which index is committed by now? ---- */
-
-static void index_begin(struct node *n);
-
-static void on_index_barrier(struct raft_barrier *req, int status)
-{
-    struct node *n = req->data;
-    struct index_round *r = &n->ask.asked;
-    struct note reply = {.num = {n->raft.last_applied}};
-
-    free(req);
-    for (unsigned i = 0; i < r->n; i++) {
-        ask_answer(n, &r->askers[i], NOTE_INDEX_REPLY, &reply, status == 0 ? DUST_OK : DUST_AGAIN, NULL);
-    }
-    r->n = 0;
-    if (!n->stopping) {
-        index_begin(n);
-    }
-}
-
-static void index_begin(struct node *n)
-{
-    struct ask *q = &n->ask;
-    struct raft_barrier *req;
-    struct index_round swap;
-
-    if (q->asked.n != 0 || q->asking.n == 0) {
-        return;
-    }
-    swap = q->asked;
-    q->asked = q->asking;
-    q->asking = swap;
-    req = calloc(1, sizeof *req);
-    if (req != NULL) {
-        req->data = n;
-        if (raft_barrier(&n->raft, req, on_index_barrier) == 0) {
-            return;
-        }
-        free(req);
-    }
-    for (unsigned i = 0; i < q->asked.n; i++) {
-        ask_answer(n, &q->asked.askers[i], NOTE_INDEX_REPLY, NULL, DUST_AGAIN, NULL);
-    }
-    q->asked.n = 0;
-}
-
-static void leader_index(struct node *n, struct asker *a)
-{
-    struct index_round *r = &n->ask.asking;
-
-    if (r->n == r->room) {
-        unsigned more = r->room == 0 ? 16 : r->room * 2;
-        struct asker *p = realloc(r->askers, more * sizeof *p);
-
-        if (p == NULL) {
-            ask_answer(n, a, NOTE_INDEX_REPLY, NULL, DUST_NOMEM, NULL);
-            return;
-        }
-        r->askers = p;
-        r->room = more;
-    }
-    r->askers[r->n++] = *a;
-    index_begin(n);
 }
 
 /* ---- asking ---- */
@@ -163,19 +96,6 @@ static void change_run(struct node *n, struct job *job)
     }
 }
 
-static void index_run(struct node *n, struct job *job)
-{
-    struct call *call = (struct call *)job;
-    struct asker a = {.call = call};
-    struct note note = {.kind = NOTE_INDEX};
-
-    if (node_is_leader(n)) {
-        leader_index(n, &a);
-    } else {
-        ask_leader(n, call, &note);
-    }
-}
-
 /* Ask until there is an answer other than "not now", or time is up. */
 static int ask(struct node *n, void (*run)(struct node *, struct job *), uint64_t a0, uint64_t a1, uint64_t *result,
     uint32_t timeout_ms, struct err *e)
@@ -230,7 +150,7 @@ void node_hand_over(struct node *n, uint32_t timeout_ms)
 int node_catch_up(struct node *n, uint32_t timeout_ms, struct err *e)
 {
     uint64_t until = clock_ms() + timeout_ms, index, now;
-    int rv = ask(n, index_run, 0, 0, &index, timeout_ms, e);
+    int rv = ask(n, read_run, 0, 0, &index, timeout_ms, e);
 
     if (rv == DUST_AGAIN) {
         return err_set(e, DUST_NOLEADER, "no leader could confirm the read within %u ms", timeout_ms);
@@ -247,17 +167,6 @@ int node_catch_up(struct node *n, uint32_t timeout_ms, struct err *e)
 }
 
 /* ---- messages, time, the end ---- */
-
-void ask_index_received(struct node *n, const struct wire_head *from, const struct note *note)
-{
-    struct asker a = asker_of(from, note);
-
-    if (node_is_leader(n)) {
-        leader_index(n, &a);
-    } else {
-        ask_answer(n, &a, NOTE_INDEX_REPLY, NULL, DUST_AGAIN, "not the leader any more");
-    }
-}
 
 void ask_reply_received(struct node *n, const struct note *note)
 {

@@ -121,6 +121,53 @@ static void lose(struct node *n)
     n->grant.recalled = false;
 }
 
+/* How long ago a majority of the voters had been heard by this member, the leader. */
+static uint64_t majority_heard_ms(const struct node *n)
+{
+    const struct raft_configuration *conf = &n->raft.configuration;
+    int64_t age[MAX_MEMBERS];
+    unsigned voters = 0;
+
+    for (unsigned i = 0; i < conf->n && voters < MAX_MEMBERS; i++) {
+        if (conf->servers[i].role == RAFT_VOTER) {
+            int64_t a = conf->servers[i].id == n->self.id ? 0 : node_last_heard_ms(n, conf->servers[i].address);
+            unsigned at = voters++;
+
+            for (; at > 0 && age[at - 1] > a; at--) {
+                age[at] = age[at - 1];
+            }
+            age[at] = a;
+        }
+    }
+    return voters != 0 && age[voters / 2] > 0 ? (uint64_t)age[voters / 2] : 0;
+}
+
+/* The leader says that `commit` is committed: once that is applied here, this member is as fresh as it was then. */
+static void heard(struct node *n, raft_index commit)
+{
+    struct grant *g = &n->grant;
+    uint64_t now = clock_ms();
+
+    if (node_is_leader(n)) {
+        now -= majority_heard_ms(n); /* what others may have agreed on since without it, it cannot know */
+    }
+    if (g->told_ms == 0) {
+        g->told_ms = now;
+        g->told_commit = commit;
+    }
+    grant_applied(n);
+}
+
+void grant_applied(struct node *n)
+{
+    struct grant *g = &n->grant;
+
+    if (g->told_ms != 0 && n->raft.last_applied >= g->told_commit) {
+        atomic_store(&g->fresh_ms, g->told_ms);
+        g->told_ms = 0;
+    }
+}
+
 static void state_received(struct node *n, const struct note *note)
 {
     struct grant *g = &n->grant;
@@ -128,8 +175,7 @@ static void state_received(struct node *n, const struct note *note)
     uint64_t number = note->num[1];
 
     g->leader_ready = ready;
-    g->leader_commit = note->num[3];
-    atomic_store(&g->beacon_ms, clock_ms());
+    heard(n, note->num[3]);
     roster_decode(&g->roster, note->data, note->data_len, node_now(n));
     if (ready && !atomic_load(&n->db->caught_up) && n->raft.last_applied >= note->num[3]) {
         atomic_store(&n->db->caught_up, true);

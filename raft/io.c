@@ -116,10 +116,12 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
         change_received(n, h, note);
         break;
     case NOTE_INDEX:
-        ask_index_received(n, h, note);
+    case NOTE_INDEX_REPLY:
+    case NOTE_CONFIRM:
+    case NOTE_CONFIRMED:
+        read_received(n, h, note);
         break;
     case NOTE_CHANGE_REPLY:
-    case NOTE_INDEX_REPLY:
         ask_reply_received(n, note);
         break;
     case NOTE_REMOVED:

@@ -79,6 +79,7 @@ void node_fail(struct node *n, const struct err *e)
         submit_fail(n, DUST_UNKNOWN, e->text);
         change_fail(n, e->code, e->text);
         ask_fail(n, e->code, e->text);
+        read_fail(n, e->code, e->text);
     }
 }
 
@@ -96,6 +97,7 @@ static void begin_again(struct node *n)
     grant_leader_changed(n);
     change_fail(n, DUST_AGAIN, NULL);
     ask_fail(n, DUST_AGAIN, NULL);
+    read_fail(n, DUST_AGAIN, NULL);
     transfer_deinit(n);
     close_all(n);
 }
@@ -128,6 +130,7 @@ static void watch(struct node *n)
     if (n->raft.last_applied != n->seen_applied) {
         n->seen_applied = n->raft.last_applied;
         store_set_applied(n->db->store, n->raft.last_applied);
+        grant_applied(n);
     }
     if (n->raft.current_term != n->seen_term || n->raft.state != n->seen_state || leader != n->seen_leader) {
         n->seen_term = n->raft.current_term;
@@ -153,6 +156,7 @@ static void on_prepare(uv_prepare_t *prepare)
         submit_flush(n);
         watch(n);
         grant_look(n);
+        read_look(n);
         send_commit(n, false);
     }
     node_run_deferred(n);
@@ -222,6 +226,7 @@ static void on_timer(uv_timer_t *timer)
         fold_when_idle(n);
     }
     ask_tick(n);
+    read_tick(n);
     join_promote_tick(n);
     transfer_tick(n);
 }
@@ -343,6 +348,7 @@ static void shut_down(struct node *n)
     submit_fail(n, DUST_UNKNOWN, "this member was stopped before the cluster had answered");
     change_fail(n, DUST_CLOSED, "this member is shutting down");
     ask_fail(n, DUST_CLOSED, "this member is shutting down");
+    read_fail(n, DUST_CLOSED, "this member is shutting down");
     transfer_deinit(n);
     if (!closing) {
         close_all(n);
@@ -464,11 +470,12 @@ static int confirm_read(void *ctx, int consistency, uint32_t freshness_ms, uint3
     struct node *n = ctx;
 
     if (consistency == CONSISTENCY_FRESH) {
-        uint64_t heard = n->grant.beacon_ms, now = clock_ms();
+        uint64_t fresh = atomic_load(&n->grant.fresh_ms), now = clock_ms();
 
-        if (heard == 0 || now - heard > (freshness_ms != 0 ? freshness_ms : 1000)) {
-            return err_set(e, DUST_NOLEADER, "the leader was not heard from for %u ms",
-                freshness_ms != 0 ? freshness_ms : 1000);
+        if (fresh == 0 || (now > fresh && now - fresh > freshness_ms)) {
+            return err_set(e, DUST_NOLEADER,
+                "what this member has may be older than %u ms (PRAGMA dust_freshness): the leader was not heard from",
+                freshness_ms);
         }
         if (atomic_load(&n->db->caught_up)) {
             return DUST_OK;
@@ -484,6 +491,7 @@ static void turn_changed(void *ctx)
 
 static void node_free(struct node *n)
 {
+    read_deinit(n);
     submit_deinit(n);
     fsm_deinit(n);
     pthread_cond_destroy(&n->cond);
@@ -507,6 +515,7 @@ int node_start(struct node **out, struct database *db, const struct node_options
     randombytes_buf(&n->boot, sizeof n->boot);
     randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
     db->origin = n->self.id;
+    read_init(n);
     pthread_mutex_init(&n->mutex, NULL);
     cond_init_monotonic(&n->cond);
     rv = submit_init(n, e);

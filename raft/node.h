@@ -11,6 +11,7 @@
 #define DUST_RAFT_NODE_H
 
 #include "raft/member.h"
+#include "raft/outcome.h"
 #include "vfs/database.h"
 
 struct node;
@@ -81,6 +82,11 @@ struct node_entry {
 /* Entries that this member's log holds, from `from` on, at most `max`. To be freed with node_log_free. */
 int node_log(struct node *n, uint64_t from, unsigned max, struct node_entry **list, unsigned *count, struct err *e);
 void node_log_free(struct node_entry *list, unsigned count);
+
+/* What became of transaction `id`; `after`: an index applied before it was made, 0 if not known. Waits for the leader,
+ * and for the turn, at most timeout_ms each. DUST_NOLEADER, DUST_BUSY, DUST_UNKNOWN: not to be had now. SQL threads. */
+int node_outcome(struct node *n, const struct vid *id, uint64_t after, uint32_t timeout_ms, enum outcome *out,
+    struct err *e);
 
 enum node_change { CHANGE_REMOVE, CHANGE_PROMOTE, CHANGE_DEMOTE, CHANGE_TRANSFER };
 

@@ -10,13 +10,16 @@
 #include <string.h>
 #include <uv.h>
 
+#include "raft/ask.h"
 #include "raft/call.h"
 #include "raft/guard.h"
 #include "raft/inside.h"
 #include "raft/dwell.h"
 #include "raft/member.h"
 #include "raft/node.h"
+#include "raft/outcome.h"
 #include "raft/peer.h"
+#include "raft/read.h"
 #include "raft/roster.h"
 #include "raft/wire.h"
 #include "vfs/entry.h"
@@ -94,6 +97,7 @@ struct inflight { /* beside its commit */
     struct sealed *sealed;
     struct vid id, parent;
     uint64_t seq;
+    uint64_t after; /* index applied when it was made */
     struct commit *commit;
     uint32_t sent, applied; /* parts */
 };
@@ -135,8 +139,9 @@ struct grant {
     struct vid base;
     bool recalled;
     bool told_want; /* whether the last TURN_WISH said that we want the turn */
-    _Atomic uint64_t beacon_ms; /* when the leader was last heard; any thread reads */
-    uint64_t leader_commit;
+    _Atomic uint64_t fresh_ms; /* all that was committed then, as the leader said, is applied; any thread reads */
+    uint64_t told_ms;          /* when it said so the next time, 0: applied already, or not told */
+    raft_index told_commit;
     struct roster roster; /* what the leader says of the members */
     /* as the leader */
     raft_id holder; /* 0: nobody */
@@ -148,27 +153,6 @@ struct grant {
     uint64_t gather_until_ms;
     struct wish wish[MAX_MEMBERS];
     uint64_t order;
-};
-
-/* ---- ask.c: questions to the leader ---- */
-
-/* Somebody who waits for an answer: a call of this process, or a member (or joiner) elsewhere. */
-struct asker {
-    struct call *call; /* NULL: elsewhere */
-    raft_id from;
-    uint64_t req;
-    char address[ADDRESS_TEXT_MAX];
-};
-
-struct index_round {
-    struct asker *askers;
-    unsigned n, room;
-};
-
-struct ask {
-    struct call *calls; /* asked the leader elsewhere, waiting for its answer */
-    uint64_t last_req;
-    struct index_round asking, asked; /* the next and the current round of "which index is committed?" */
 };
 
 /* ---- change.c: membership, as the leader; one change at a time ---- */
@@ -226,6 +210,7 @@ struct node {
     pthread_cond_t cond;
     struct job *jobs, **jobs_tail; /* under mutex */
     bool signalled;                /* under mutex: the loop knows that there are jobs */
+    struct outcomes outcomes;      /* under mutex */
     struct job *deferred;          /* to be run before the loop sleeps */
     _Atomic int state;  /* enum node_state; changed under mutex */
     struct err failure; /* under mutex; set before state becomes NODE_FAILED, and not changed after */
@@ -252,6 +237,7 @@ struct node {
     struct submit submit;
     struct grant grant;
     struct ask ask;
+    struct read read;
     struct change change;
     struct join join;
     struct transfer *transfer;
@@ -272,9 +258,11 @@ enum note_kind {
     NOTE_CHANGE_REPLY, /* code, text */
     NOTE_FETCH,       /* see transfer.c */
     NOTE_FETCH_REPLY,
-    NOTE_INDEX,       /* which index is committed by now? */
-    NOTE_INDEX_REPLY, /* num0 */
+    NOTE_INDEX,       /* see read.c */
+    NOTE_INDEX_REPLY,
     NOTE_REMOVED,     /* you are not a member */
+    NOTE_CONFIRM,     /* see read.c */
+    NOTE_CONFIRMED,
 };
 
 static inline uint64_t node_now(const struct node *n)
@@ -341,27 +329,13 @@ void submit_tick(struct node *n);
 /* grant.c */
 void grant_poke(struct node *n); /* any thread */
 void grant_look(struct node *n);
+void grant_applied(struct node *n); /* something was */
 void grant_tick(struct node *n);
 void grant_leader_changed(struct node *n);
 void grant_ready(struct node *n);
 void grant_state(struct node *n, const struct wire_head *from, const struct note *note);
 void grant_wish(struct node *n, raft_id from, const struct note *note);
 uint64_t grant_awaited(struct node *n); /* member that waits for its base version, 0 for none */
-
-/* ask.c */
-static inline struct asker asker_of(const struct wire_head *from, const struct note *note)
-{
-    struct asker a = {.from = from->from, .req = note->req};
-
-    memcpy(a.address, from->address, sizeof a.address);
-    return a;
-}
-/* Answer with these numbers and data (`with` may be NULL), and a code. `kind` is that of the note, if it takes one. */
-void ask_answer(struct node *n, struct asker *a, int kind, const struct note *with, int code, const char *text);
-void ask_index_received(struct node *n, const struct wire_head *from, const struct note *note);
-void ask_reply_received(struct node *n, const struct note *note);
-void ask_tick(struct node *n);
-void ask_fail(struct node *n, int code, const char *text); /* answer all who wait */
 
 /* change.c */
 int change_code(int raft_code); /* libraft's code as ours */

@@ -309,9 +309,17 @@ void submit_refused(struct node *n, const struct note *note)
 
 static void finish(struct node *n, struct inflight *f, int code, const char *text)
 {
+    enum outcome what = code == DUST_OK ? OUTCOME_AGREED : code == DUST_VOID ? OUTCOME_VOID : OUTCOME_UNKNOWN;
+    struct vid id = f->id;
+    uint64_t after = f->after;
+
     atomic_fetch_sub(&n->submit.count, 1);
     sealed_free(f->sealed);
-    commit_done(f->commit, code, text); /* f is gone with it */
+    if (!commit_done(f->commit, code, text) || what == OUTCOME_UNKNOWN) { /* f is gone with it */
+        pthread_mutex_lock(&n->mutex);
+        outcomes_set(&n->outcomes, &id, after, what);
+        pthread_mutex_unlock(&n->mutex);
+    }
 }
 
 /* A part has been applied here. */
@@ -382,7 +390,7 @@ static void submit_run(struct node *n, struct job *job)
     struct vid id;
 
     if (node_is_ending(n) || n->state == NODE_FAILED) {
-        finish(n, f, DUST_UNKNOWN, n->failure.code != DUST_OK ? n->failure.text : "this member was stopped");
+        finish(n, f, DUST_CLOSED, n->failure.code != DUST_OK ? n->failure.text : "this member was stopped"); /* unsent */
         return;
     }
     if (!store_id_of(n->db->store, f->seq, &id)) {
@@ -410,6 +418,7 @@ void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct
     f->id = v->id;
     f->parent = v->parent;
     f->seq = v->seq;
+    f->after = v->after;
     f->commit = commit;
     atomic_fetch_add(&n->submit.count, 1);
     node_post(n, &f->job);

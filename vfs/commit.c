@@ -35,10 +35,13 @@ void commit_unref(struct commit *c)
     }
 }
 
-void commit_done(struct commit *c, int code, const char *text)
+bool commit_done(struct commit *c, int code, const char *text)
 {
+    bool heard;
+
     pthread_mutex_lock(&c->mutex);
     c->done = true;
+    heard = !c->abandoned;
     if (code == DUST_OK) {
         c->err.code = DUST_OK;
     } else {
@@ -47,6 +50,7 @@ void commit_done(struct commit *c, int code, const char *text)
     pthread_cond_signal(&c->cond);
     pthread_mutex_unlock(&c->mutex);
     commit_unref(c);
+    return heard;
 }
 
 int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)
@@ -64,6 +68,8 @@ int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)
         if (e != NULL) {
             *e = c->err;
         }
+    } else {
+        c->abandoned = true;
     }
     pthread_mutex_unlock(&c->mutex);
     return rv;

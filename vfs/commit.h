@@ -19,6 +19,7 @@ struct commit {
     pthread_cond_t cond;
     unsigned refs;
     bool done;
+    bool abandoned; /* the waiter has given up */
     struct err err; /* code DUST_OK: agreed and visible here */
     void *gift;     /* what comes with the outcome, from malloc; freed with the commit unless the waiter took it */
     _Alignas(max_align_t) unsigned char room[];
@@ -36,8 +37,9 @@ static inline void *commit_room(struct commit *c)
 /* Drop one reference; frees with the last. */
 void commit_unref(struct commit *c);
 
-/* Tell the outcome and drop the completer's reference. `text` NULL: the code's general meaning. Any thread. */
-void commit_done(struct commit *c, int code, const char *text);
+/* Tell the outcome and drop the completer's reference. `text` NULL: the code's general meaning. False: the waiter has
+ * given up, and never hears of it. Any thread. */
+bool commit_done(struct commit *c, int code, const char *text);
 
 #define COMMIT_PENDING (-1)
 

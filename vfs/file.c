@@ -455,6 +455,7 @@ static struct dfile *dfile_new(struct sqlite_lib *lib, struct database *db)
         .xUnfetch = f_unfetch,
     };
     f->consistency = (int)db->options.consistency;
+    f->freshness_ms = FRESHNESS_DEFAULT_MS;
     ticket_init(&f->ticket);
     atomic_fetch_add(&db->n_files, 1);
     return f;

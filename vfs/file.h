@@ -16,6 +16,7 @@
 #include "vfs/lib.h"
 #include "vfs/txn.h"
 
+#define FRESHNESS_DEFAULT_MS 1000u
 #define FILE_OWN_SIZE 16  /* bytes at the start of SQLite's memory for a file, before the file underneath */
 #define SQL_TEXT_MAX 8192 /* bytes of statements kept with a transaction; what is over is cut, and marked as cut */
 
@@ -37,6 +38,7 @@ struct dfile {
     int lock;     /* SQLITE_LOCK_… */
     int consistency;
     uint32_t freshness_ms;
+    uint64_t unconfirmed_ms; /* when a read was last refused for want of a confirmation, 0 if the last was not */
 
     struct snap snap;
     uint32_t slot[2]; /* slot[0] holds snap; slot[1] a version just committed */
@@ -56,7 +58,9 @@ struct dfile {
     char *sql; /* statements of the transaction so far */
     uint32_t sql_len;
     bool sql_cut;
-    struct err last; /* of the last failure */
+    struct err last;   /* of the last failure */
+    struct vid unknown; /* the last transaction whose outcome was unknown; none: there was none */
+    uint64_t unknown_after;
 };
 
 /* Open the member's file in memory of lib->vfs.szOsFile bytes. Takes over the reference on db, on success only. */

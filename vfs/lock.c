@@ -14,18 +14,43 @@
 
 #include <sqlite3ext.h>
 
+#include "vfs/clock.h"
+
 /* Without the hook, the write lock waits this long for the turn at a time, then lets SQLite's busy handler decide
  * whether to go on. */
 #define TURN_SLICE_MS 30
 #define TURN_IN_TRANSACTION_MS 1000
 /* … and the place that was reached in the queue is kept this long for the retry. */
 #define TURN_RETRY_LEASE_MS 300
-#define LOCAL_READ_WAIT_MS 5000
+/* A read that has to be confirmed waits this long by itself, whatever the busy timeout; then SQLite's busy handler
+ * decides whether to go on, and each retry waits a little. */
+#define CONFIRM_WAIT_MS 5000
+#define CONFIRM_RETRY_MS 100
+#define CONFIRM_RETRY_WITHIN_MS 500 /* SQLite's own handler sleeps 100 ms at most */
+
+/* May what this member has be shown, at the connection's level? */
+static int confirm_read(struct dfile *f)
+{
+    struct database *db = f->db;
+    uint32_t wait_ms = CONFIRM_WAIT_MS;
+    struct err e;
+    int rv;
+
+    if (f->consistency == CONSISTENCY_STALE || f->adopting ||
+        (f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&db->caught_up, memory_order_acquire))) {
+        return SQLITE_OK;
+    }
+    if (f->unconfirmed_ms != 0 && clock_ms() - f->unconfirmed_ms < CONFIRM_RETRY_WITHIN_MS) {
+        wait_ms = CONFIRM_RETRY_MS;
+    }
+    rv = db->rep.confirm_read(db->rep.ctx, f->consistency, f->freshness_ms, wait_ms, &e);
+    f->unconfirmed_ms = rv == DUST_OK ? 0 : clock_ms();
+    return rv == DUST_OK ? SQLITE_OK : file_fail(f, &e, false);
+}
 
 static int lock_shared(struct dfile *f)
 {
-    struct err e;
-    int rc = file_take_slot(f, 0), rv;
+    int rc = file_take_slot(f, 0);
 
     if (rc != SQLITE_OK) {
         return rc;
@@ -35,12 +60,9 @@ static int lock_shared(struct dfile *f)
             "this database has left its cluster, or this process was forked from the one that has it open: close the "
             "connection and open it again");
     }
-    if (f->consistency != CONSISTENCY_STALE && !f->adopting &&
-        !(f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&f->db->caught_up, memory_order_acquire))) {
-        rv = f->db->rep.confirm_read(f->db->rep.ctx, f->consistency, f->freshness_ms, LOCAL_READ_WAIT_MS, &e);
-        if (rv != DUST_OK) {
-            return file_fail(f, &e, false);
-        }
+    rc = confirm_read(f);
+    if (rc != SQLITE_OK) {
+        return rc;
     }
     if (f->has_turn && turn_held(&f->db->turn, &f->ticket)) {
         store_pin_head(f->db->store, f->slot[0], &f->snap);

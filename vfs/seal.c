@@ -166,6 +166,7 @@ int file_commit(struct dfile *f)
     struct sealed *sealed;
     struct commit *commit;
     struct version *v;
+    uint64_t after;
     struct vid id;
     struct err e;
     bool yes;
@@ -189,6 +190,7 @@ int file_commit(struct dfile *f)
         return file_fail(f, &e, true);
     }
     id = v->id;
+    after = v->after;
     f->db->rep.submit(f->db->rep.ctx, sealed, v, commit);
     file_pass_turn(f);
     rv = commit_wait(commit, f->db->options.timeout_ms, &e);
@@ -198,10 +200,17 @@ int file_commit(struct dfile *f)
         return SQLITE_OK;
     }
     if (rv == COMMIT_PENDING) {
+        err_set(&e, DUST_UNKNOWN, "no majority of the cluster answered within %u ms", f->db->options.timeout_ms);
+    }
+    if (e.code == DUST_UNKNOWN) {
+        struct err why = e;
+
+        f->unknown = id;
+        f->unknown_after = after;
         err_set(&e, DUST_UNKNOWN,
-            "no majority of the cluster answered within %u ms: transaction %s may yet take effect: "
-            "if it does, SELECT kind FROM dust_log WHERE id = '%s' finds it",
-            f->db->options.timeout_ms, vid_hex(&id, hex), hex);
+            "%.160s; transaction %s may yet take effect: SELECT dust_outcome('%s') tells (on another member: "
+            "dust_outcome('%s', %llu))",
+            why.text, vid_hex(&id, hex), hex, hex, (unsigned long long)after);
     }
     txn_disown(&f->txn); /* the pages are the version's, or gone with it */
     store_unpin(f->db->store, &f->next_snap);

@@ -37,6 +37,7 @@ struct version {
     struct version *prev, *next; /* older, newer */
     uint64_t seq;
     uint64_t index;   /* of the log entry that made it take effect; 0 while speculative */
+    uint64_t after;   /* index applied when it was staged: that entry can only come later */
     struct vid id;
     struct vid parent;
     uint32_t n_pages; /* size of the database in pages */

@@ -17,6 +17,7 @@ static void stage(struct store *s, struct version *v, const uint32_t *nodes, uin
 {
     v->seq = s->next_seq++;
     v->state = VERSION_SPECULATIVE;
+    v->after = s->applied;
     for (uint32_t i = 0; i < n; i++) {
         struct store_node *d = node_at(s, nodes[i]);
 
