@@ -7,10 +7,11 @@
  *
  *   TURN_STATE  leader to member, when something changes for it and every BEACON_MS:
  *               term; num0 holder; num1 number of its grant; num2 bit 0: the leader takes transactions, bit 1: the
- *               turn is recalled; num3 commit index; id0 the leader's tail; data, every BEACON_MS: the roster
+ *               turn is recalled; num3 commit index; num4 the member's own clock, as its last TURN_WISH told it; id0
+ *               the leader's tail; data, every BEACON_MS: the roster
  *   TURN_WISH   member to leader, when something changes and in answer to each TURN_STATE:
  *               term; num0 wants the turn; num1 number of the grant it holds (0 none); num2 transactions in flight
- *               or being made; num3 number of a grant given back; id0 its own head
+ *               or being made; num3 number of a grant given back; num4 its clock; id0 its own head
  *
  * Leader:   free ──first who asked──▶ granted ──somebody else wants it, SLICE_MS over──▶ recalled ──given back──▶ free
  *                                        └───────────not heard from for an election timeout──────────────────▶ free
@@ -69,6 +70,7 @@ static void send_wish(struct node *n, uint64_t given_back)
     w.num[1] = g->number;
     w.num[2] = active;
     w.num[3] = given_back;
+    w.num[4] = clock_ms();
     w.id[0] = head.id;
     g->told_want = wants;
     if (leader == n->self.id) {
@@ -142,17 +144,18 @@ static uint64_t majority_heard_ms(const struct node *n)
     return voters != 0 && age[voters / 2] > 0 ? (uint64_t)age[voters / 2] : 0;
 }
 
-/* The leader says that `commit` is committed: once that is applied here, this member is as fresh as it was then. */
-static void heard(struct node *n, raft_index commit)
+/* The leader says that `commit` is committed, at some moment after our clock showed `echo`: once that is applied here,
+ * this member is as fresh as it was then. When the message arrived tells nothing: it may have waited in a socket. */
+static void heard(struct node *n, raft_index commit, uint64_t echo)
 {
     struct grant *g = &n->grant;
     uint64_t now = clock_ms();
 
     if (node_is_leader(n)) {
-        now -= majority_heard_ms(n); /* what others may have agreed on since without it, it cannot know */
+        echo = now - majority_heard_ms(n); /* what others may have agreed on since without it, it cannot know */
     }
-    if (g->told_ms == 0) {
-        g->told_ms = now;
+    if (g->told_ms == 0 && echo != 0 && echo <= now) {
+        g->told_ms = echo;
         g->told_commit = commit;
     }
     grant_applied(n);
@@ -175,7 +178,7 @@ static void state_received(struct node *n, const struct note *note)
     uint64_t number = note->num[1];
 
     g->leader_ready = ready;
-    heard(n, note->num[3]);
+    heard(n, note->num[3], note->num[4]);
     roster_decode(&g->roster, note->data, note->data_len, node_now(n));
     if (ready && !atomic_load(&n->db->caught_up) && n->raft.last_applied >= note->num[3]) {
         atomic_store(&n->db->caught_up, true);
@@ -238,12 +241,14 @@ static struct wish *wish_of(struct node *n, raft_id id)
 static void send_state(struct node *n, raft_id id, const char *address, const uint8_t *roster, size_t roster_len)
 {
     struct grant *g = &n->grant;
+    const struct wish *w = wish_of(n, id);
     struct note s = {.kind = NOTE_TURN_STATE, .term = n->raft.current_term};
 
     s.num[0] = g->holder;
     s.num[1] = g->last_number;
     s.num[2] = (n->submit.ready ? FLAG_READY : 0) | (g->recalling ? FLAG_RECALLED : 0);
     s.num[3] = n->raft.commit_index;
+    s.num[4] = w != NULL ? w->clock_ms : 0;
     s.id[0] = n->submit.tail;
     s.data = roster;
     s.data_len = (uint32_t)roster_len;
@@ -425,6 +430,7 @@ static void wish_received(struct node *n, raft_id from, const struct note *note)
     }
     w->reported = true;
     w->heard_ms = node_now(n);
+    w->clock_ms = note->num[4];
     w->active = (unsigned)note->num[2];
     w->held = note->num[1];
     if (note->num[0] != 0 && !w->wants) {

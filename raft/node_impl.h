@@ -128,6 +128,7 @@ struct wish {
     uint64_t since;  /* order of asking */
     uint64_t held;   /* number of the grant it says it holds */
     uint64_t heard_ms;
+    uint64_t clock_ms; /* its own, as it told it */
 };
 
 struct grant {

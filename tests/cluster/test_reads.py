@@ -131,7 +131,7 @@ def test_freshness(box):
         m.freeze()
     time.sleep(1.5)
     assert b.one("SELECT count(*) FROM t", conn="fresh") == 0
-    b.sql("PRAGMA dust_freshness = 100", conn="fresh")
+    b.sql("PRAGMA dust_freshness = 300", conn="fresh")
     wait_until("not fresh", lambda: not fresh(b), 5)
     assert leader in (a, b, c)
 
