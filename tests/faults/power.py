@@ -27,7 +27,8 @@ def records(path):
 
 
 def lose(undo, rng, keep=0.5):
-    """Apply it. keep: how likely a thing not flushed has reached the disk. Gives how many records were not flushed."""
+    """Apply it. keep: how likely a thing not flushed has reached the disk. Gives what was not flushed,
+    as {name of the file: number of records}."""
     pending = []
     for r in records(undo):
         kind, path = r[0], r[1]
@@ -52,7 +53,11 @@ def lose(undo, rng, keep=0.5):
             if data and os.path.exists(data.decode()):
                 shutil.move(data.decode(), other)
     clear(undo)
-    return len(pending)
+    count = {}
+    for r in pending:
+        name = os.path.basename(r[1])
+        count[name] = count.get(name, 0) + 1
+    return count
 
 
 def lose_writes(path, writes, rng, keep):

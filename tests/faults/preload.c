@@ -10,8 +10,8 @@
  *
  * Power. A process that is killed loses nothing that it has written; a machine loses what was not flushed. So before
  * each write that is not flushed by itself, the bytes that it replaces go to the undo log, with the file's size; and a
- * note when a file, or a folder, has been flushed. What is written asynchronously with RWF_DSYNC is durable when it is
- * done. When the process has been killed, the test takes back some of what the log holds and no flush has made durable
+ * note when a file, or a folder, has been flushed. A write to a file opened with O_DSYNC, as libraft's are, flushes it by
+ * itself. When the process has been killed, the test takes back some of what the log holds and no flush has made durable
  * (power.py): any of it, sector by sector, in any order. A file that is unlinked, or replaced by a rename, is kept under
  * another name in FAULTS_UNDO.d until its folder has been flushed.
  *
@@ -52,11 +52,22 @@ enum kind { UNDO_WRITE = 1, UNDO_SYNC, UNDO_CREATE, UNDO_UNLINK, UNDO_RENAME, UN
 
 static struct control nothing, *control = &nothing;
 static char dir[4096], undo_path[4096], *paths[FDS];
+static bool flushing[FDS]; /* O_DSYNC or O_SYNC */
 static size_t dir_len;
 static int undo_fd = -1;
 static unsigned stash;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static long raw(long number, long a, long b, long c, long d, long e, long f)
+{
+    static long (*real)(long, ...);
+
+    if (real == NULL) {
+        real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    }
+    return real(number, a, b, c, d, e, f);
+}
 
 #define REAL(name) static __typeof__(&name) real; if (real == NULL) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
@@ -137,6 +148,10 @@ static void before_write(int fd, uint64_t offset, uint64_t len)
     if (undo_fd < 0 || path == NULL) {
         return;
     }
+    if (flushing[fd] && len != 0) {
+        note(UNDO_SYNC, path, NULL, 0, 0, NULL, 0);
+        return;
+    }
     again = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0); /* fd may be for writing only */
     for (uint64_t at = offset; at < offset + len; at += CHUNK) {
         static __thread uint8_t old[CHUNK];
@@ -178,7 +193,10 @@ static bool refuse(int fd, uint64_t end)
 
 static int opened(int fd, const char *path, int flags, bool existed)
 {
-    if (fd >= 0 && fd < FDS && ours(path)) {
+    if (fd >= 0 && fd < FDS && !ours(path)) {
+        __atomic_store_n(&paths[fd], NULL, __ATOMIC_RELEASE); /* closed in a way that we have not seen */
+    } else if (fd >= 0 && fd < FDS) {
+        flushing[fd] = (flags & O_DSYNC) != 0;
         char *old = __atomic_exchange_n(&paths[fd], strdup(path), __ATOMIC_ACQ_REL);
 
         (void)old; /* another thread may be looking at it: it is lost, and small */
@@ -242,7 +260,7 @@ int close(int fd)
     if (fd >= 0 && fd < FDS) {
         __atomic_store_n(&paths[fd], NULL, __ATOMIC_RELEASE);
     }
-    return (int)syscall(SYS_close, fd);
+    return (int)raw(SYS_close, fd, 0, 0, 0, 0, 0);
 }
 
 ssize_t write(int fd, const void *buf, size_t n)
@@ -317,7 +335,9 @@ int ftruncate(int fd, off_t size)
         if (refuse(fd, (uint64_t)size)) {
             return -1;
         }
-        before_write(fd, (uint64_t)size, before > (uint64_t)size ? before - (uint64_t)size : 0);
+        if (!flushing[fd]) {
+            before_write(fd, (uint64_t)size, before > (uint64_t)size ? before - (uint64_t)size : 0);
+        }
     }
     return (int)syscall(SYS_ftruncate, fd, size);
 }
@@ -449,16 +469,13 @@ static bool refuse_aio(long n, struct iocb **list)
         if (refuse((int)list[i]->aio_fildes, (uint64_t)list[i]->aio_offset + len)) {
             return true;
         }
-        if ((list[i]->aio_rw_flags & RWF_DSYNC) == 0) {
-            before_write((int)list[i]->aio_fildes, (uint64_t)list[i]->aio_offset, len);
-        }
+        before_write((int)list[i]->aio_fildes, (uint64_t)list[i]->aio_offset, len);
     }
     return false;
 }
 
 long syscall(long number, ...)
 {
-    static long (*real)(long, ...);
     long a[6];
     va_list ap;
 
@@ -467,13 +484,13 @@ long syscall(long number, ...)
         a[i] = va_arg(ap, long);
     }
     va_end(ap);
-    if (real == NULL) {
-        real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    if (number == SYS_close) { /* libuv's way */
+        return close((int)a[0]);
     }
     if (number == SYS_io_submit && dir_len != 0 && refuse_aio(a[1], (struct iocb **)a[2])) {
         return -1;
     }
-    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return raw(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 /* ---- the time of day ---- */
