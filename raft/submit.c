@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "raft/node_impl.h"
+#include "vfs/bug.h"
 
 #define BATCH_BYTES ((size_t)4 << 20)
 
@@ -105,7 +106,7 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
         if (entry->part > s->stream_next) {
             return OFFER_REFUSED;
         }
-    } else if (entry->part != 0 || !vid_equal(&entry->parent, &s->tail)) {
+    } else if (entry->part != 0 || (!vid_equal(&entry->parent, &s->tail) && !BUG(PARENT))) {
         return was_proposed(s, &entry->id) ? OFFER_KNOWN : OFFER_REFUSED;
     }
     if (s->batch_bytes + len > BATCH_BYTES) {
@@ -288,6 +289,17 @@ void submit_pump(struct node *n)
 void submit_again(struct node *n)
 {
     for (struct inflight *f = n->submit.first; f != NULL; f = f->next) {
+#if DUST_BUG == BUG_RESEND
+        if (f->sent != 0) {
+            sealed_renumber(f->sealed, f->seq ^ (uint64_t)node_now(n) << 20);
+            for (struct version *v = store_oldest_speculative(n->db->store); v != NULL; v = v->next) {
+                if (v->seq == f->seq) {
+                    v->id = f->sealed->id;
+                }
+            }
+            f->id = f->sealed->id;
+        }
+#endif
         f->sent = 0;
     }
     submit_pump(n);

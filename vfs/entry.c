@@ -432,6 +432,29 @@ int seal_finish(struct seal *s, struct sealed **out, struct err *e)
     return DUST_OK;
 }
 
+#if DUST_BUG == BUG_RESEND
+void sealed_renumber(struct sealed *s, uint64_t origin_seq)
+{
+    const uint8_t *p = s->parts[0].data;
+    uint8_t hash[ENTRY_HASH_SIZE];
+
+    s->origin_seq = origin_seq;
+    id_begin(hash, &s->parent, get64(p + OFF_ORIGIN), origin_seq, 1u << p[OFF_PAGE_SIZE], get32(p + OFF_N_PAGES),
+        get32(p + OFF_SQL_LEN));
+    for (uint32_t i = 0; i < s->n_parts; i++) {
+        id_add(hash, s->parts[i].data + HEAD_SIZE, get32(s->parts[i].data + OFF_USED) - HEAD_SIZE);
+    }
+    id_end(hash, &s->id);
+    for (uint32_t i = 0; i < s->n_parts; i++) {
+        struct entry_part *part = &s->parts[i];
+
+        memcpy(part->data + OFF_ID, s->id.b, 16);
+        put64(part->data + OFF_ORIGIN_SEQ, origin_seq);
+        checksum(part->data, part->len, part->data + part->len - CHECKSUM_SIZE);
+    }
+}
+#endif
+
 void seal_abort(struct seal *s)
 {
     for (uint32_t i = 0; i < s->n_parts; i++) {

@@ -11,6 +11,7 @@
 #ifndef DUST_VFS_ENTRY_H
 #define DUST_VFS_ENTRY_H
 
+#include "vfs/bug.h"
 #include "vfs/err.h"
 #include "vfs/vid.h"
 #include <stdbool.h>
@@ -87,6 +88,10 @@ void seal_abort(struct seal *s);
 
 /* NULL is fine. */
 void sealed_free(struct sealed *s);
+
+#if DUST_BUG == BUG_RESEND
+void sealed_renumber(struct sealed *s, uint64_t origin_seq); /* as if it had been made once more */
+#endif
 
 /* ---- reading one ---- */
 

@@ -1,3 +1,4 @@
+#include "vfs/bug.h"
 #include "vfs/pair.h"
 
 #include <errno.h>
@@ -218,6 +219,9 @@ int journal_write(const struct pair *p, const void *buf, uint32_t n, int64_t off
 
 int journal_sync(const struct pair *p, struct err *e)
 {
+    if (BUG(SYNC)) {
+        return DUST_OK;
+    }
     int rc = p->jrnl->pMethods->xSync(p->jrnl, SQLITE_SYNC_FULL);
 
     return rc == SQLITE_OK ? DUST_OK : pair_err(p, rc, e, "flush", p->jrnl_path);

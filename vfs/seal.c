@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vfs/bug.h"
 #include "vfs/file.h"
 #include "vfs/mark.h"
 
@@ -193,7 +194,7 @@ int file_commit(struct dfile *f)
     after = v->after;
     f->db->rep.submit(f->db->rep.ctx, sealed, v, commit);
     file_pass_turn(f);
-    rv = commit_wait(commit, f->db->options.timeout_ms, &e);
+    rv = BUG(ACK) ? DUST_OK : commit_wait(commit, f->db->options.timeout_ms, &e);
     commit_unref(commit);
     if (rv == DUST_OK) {
         f->committed = true;
