@@ -166,12 +166,13 @@ static int add_records(struct node *n, const struct entry *entry, struct err *e)
     return rv;
 }
 
-static int begin_assembly(struct node *n, const struct entry *entry, const struct head_info *head, struct err *e)
+static int begin_assembly(struct node *n, const struct entry *entry, raft_index index, struct err *e)
 {
     struct fsm *f = &n->fsm;
     struct version *v = store_oldest_speculative(n->db->store);
 
     f->assembling = true;
+    f->assembling_from = index;
     f->id = entry->id;
     f->parent = entry->parent;
     f->n_pages = entry->n_pages_after;
@@ -180,7 +181,6 @@ static int begin_assembly(struct node *n, const struct entry *entry, const struc
     if (f->own) {
         return DUST_OK;
     }
-    (void)head;
     store_pin(n->db->store, f->slot, &f->snap);
     txn_begin(&f->txn, n->db->store, f->snap.n_pages);
     return entry_check_begin(&f->check, entry, e);
@@ -203,7 +203,7 @@ static int apply_part(struct node *n, const struct entry *entry, raft_index inde
             return err_set(e, DUST_CORRUPT, "its page size is %u, the database's %u", entry->page_size,
                 n->db->page_size);
         }
-        rv = begin_assembly(n, entry, &head, e);
+        rv = begin_assembly(n, entry, index, e);
     } else if (!f->assembling || !vid_equal(&f->id, &entry->id) || f->next_part != entry->part) {
         if (f->assembling && vid_equal(&f->id, &entry->id) && entry->part < f->next_part) {
             return DUST_OK; /* sent twice */
@@ -235,12 +235,17 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
 
     *result = NULL;
     n->fsm.log_bytes += buf->len;
-    if (index <= n->fsm.skip_until || n->state == NODE_FAILED) {
+    if (index <= n->fsm.skip_until || n->state == NODE_FAILED || n->fsm.stuck) {
         return 0;
     }
     rv = entry_decode(buf->base, buf->len, &entry, &e);
     if (rv == DUST_OK) {
         rv = apply_part(n, &entry, index, &e);
+    }
+    if (rv == DUST_FULL || rv == DUST_IO || rv == DUST_NOMEM) {
+        n->fsm.stuck = true; /* it is applied when the instance has been begun anew */
+        n->fsm.stuck_on = e;
+        return 0;
     }
     if (rv != DUST_OK) {
         stop_member(n, index, &e);
@@ -319,7 +324,7 @@ static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsign
     struct node *n = node_of(fsm);
     struct head_info head;
 
-    if (n->fsm.assembling || n->state == NODE_FAILED || !guard_snapshot_ok(&n->io.guard) ||
+    if (n->fsm.assembling || n->fsm.stuck || n->state == NODE_FAILED || !guard_snapshot_ok(&n->io.guard) ||
         n->raft.last_stored < n->raft.last_applied) {
         return RAFT_BUSY;
     }
@@ -513,10 +518,11 @@ void fsm_restart(struct node *n)
 {
     struct head_info head;
 
-    drop_assembly(n);
     store_agreed(n->db->store, &head);
-    n->self.file_version = head.id; /* what is applied stays applied */
-    n->self.file_index = store_applied(n->db->store);
+    n->self.file_version = head.id; /* what is applied stays applied, but half a transaction is put together anew */
+    n->self.file_index = n->fsm.assembling ? n->fsm.assembling_from - 1 : store_applied(n->db->store);
+    n->fsm.stuck = false;
+    drop_assembly(n);
 }
 
 void fsm_deinit(struct node *n)

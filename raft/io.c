@@ -4,8 +4,8 @@
  * table, and call the originals. What the guard must see passes here: sends, receipts, ticks, appends, snapshots, term
  * and vote.
  *
- * A request that the guard withholds (the member is dead) is kept in a list and given back to libraft as cancelled when
- * the instance is closed, newest first: see guard.h.
+ * A request that the guard withholds (the member is dead), or that libuv's storage forgets (it does after some errors),
+ * is given back to libraft as cancelled when the instance is closed, newest first: see guard.h.
  *
  * A closed libraft calls its close callback from ours; libuv's storage may call ours twice. So it is only noted, and
  * libraft hears of it once, when the loop has ended (io_close_done). */
@@ -23,7 +23,7 @@ struct append_req {
     struct node *node;
     const struct raft_entry *entries; /* libraft's, until the callback */
     unsigned n_entries;
-    struct append_req *kept;    /* the next older one withheld */
+    struct append_req *older;   /* the next one not given back */
     struct append_req *delayed; /* the next one to be written */
 };
 
@@ -224,21 +224,23 @@ static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, 
     return n->io.start(raft_io, ms, on_tick, on_recv);
 }
 
-static void keep(struct append_req *a)
-{
-    a->kept = a->node->io.kept;
-    a->node->io.kept = a;
-}
-
 static void on_append(struct raft_io_append *req, int status)
 {
     struct append_req *a = (struct append_req *)req;
     struct node *n = a->node;
 
+    if (status != 0 && !n->stopping) {
+        n->io.write_code = status == RAFT_NOSPACE ? DUST_FULL : DUST_IO;
+    }
     /* When the storage is closed it cancels the oldest first, which libraft does not survive. */
     if (n->stopping || !guard_append_done(&n->io.guard, status)) {
-        keep(a);
         return;
+    }
+    for (struct append_req **p = &n->io.appends; *p != NULL; p = &(*p)->older) {
+        if (*p == a) {
+            *p = a->older;
+            break;
+        }
     }
     a->cb(a->theirs, status);
     free(a);
@@ -311,8 +313,9 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     a->theirs = req;
     a->cb = cb;
     a->node = n;
+    a->older = n->io.appends;
+    n->io.appends = a;
     if (!guard_append_begin(&n->io.guard)) {
-        keep(a);
         return 0;
     }
     a->entries = entries;
@@ -458,14 +461,14 @@ int io_init(struct node *n, struct err *e)
     return DUST_OK;
 }
 
-static void cancel_kept(struct node *n)
+static void cancel_all(struct node *n)
 {
     struct put_req *p = n->io.kept_put;
 
-    while (n->io.kept != NULL) {
-        struct append_req *a = n->io.kept;
+    while (n->io.appends != NULL) {
+        struct append_req *a = n->io.appends;
 
-        n->io.kept = a->kept;
+        n->io.appends = a->older;
         a->cb(a->theirs, RAFT_CANCELED);
         free(a);
     }
@@ -478,7 +481,7 @@ static void cancel_kept(struct node *n)
 
 void io_close_done(struct node *n)
 {
-    cancel_kept(n);
+    cancel_all(n);
     if (n->io.closed != NULL) {
         raft_io_close_cb cb = n->io.closed;
 

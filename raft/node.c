@@ -5,7 +5,7 @@
  * due. So all that arrived together is proposed together, and leaves in one message.
  *
  * Failure. A member whose log cannot be written latches itself dead (guard): it stops taking part, its writers get an
- * error that says why, its readers go on. Starting again is the way back. */
+ * error that says why, its readers go on; it begins anew when the disk is well (again.c). */
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -16,6 +16,8 @@
 #include "raft/node_impl.h"
 #include "vfs/bug.h"
 #include "vfs/clock.h"
+
+#define CLOSE_LIMIT_MS 3000u
 
 /* ---- state ---- */
 
@@ -84,25 +86,6 @@ void node_fail(struct node *n, const struct err *e)
     }
 }
 
-static void close_all(struct node *n);
-
-/* The guard wants the instance started anew with its log cut. Transactions in flight stay, and are sent again. */
-static void begin_again(struct node *n)
-{
-    report(&n->db->report, DUST_OK, "the log is cut from entry %llu on and begun again",
-        (unsigned long long)guard_cut_index(&n->io.guard));
-    n->io.cut_index = guard_cut_index(&n->io.guard);
-    n->restart = true;
-    n->stopping = true;
-    submit_leader_changed(n);
-    grant_leader_changed(n);
-    change_fail(n, DUST_AGAIN, NULL);
-    ask_fail(n, DUST_AGAIN, NULL);
-    read_fail(n, DUST_AGAIN, NULL);
-    transfer_deinit(n);
-    close_all(n);
-}
-
 /* Look at what libraft has come to. */
 static void watch(struct node *n)
 {
@@ -116,15 +99,19 @@ static void watch(struct node *n)
     case DUST_OK:
         break;
     case DUST_AGAIN:
-        begin_again(n);
+        again_cut(n);
         return;
     default:
-        node_fail(n, &e);
+        again_later(n, &e);
         return;
     }
     if (n->raft.state == RAFT_UNAVAILABLE) {
         err_set(&e, DUST_IO, "this member cannot go on: %s", raft_errmsg(&n->raft));
-        node_fail(n, &e);
+        again_later(n, &e);
+        return;
+    }
+    if (n->fsm.stuck) {
+        again_later(n, &n->fsm.stuck_on);
         return;
     }
     atomic_store(&n->stored, n->raft.last_stored);
@@ -226,6 +213,7 @@ static void on_timer(uv_timer_t *timer)
         fsm_tick(n);
         fold_when_idle(n);
     }
+    again_tick(n);
     ask_tick(n);
     read_tick(n);
     join_promote_tick(n);
@@ -323,9 +311,21 @@ static void raft_has_closed(struct raft *r)
     n->raft_closed = true;
 }
 
-/* The loop ends when all handles are closed. */
-static void close_all(struct node *n)
+/* libraft's storage forgets to close a segment after some errors of the disk, and the loop would never end. What is left
+ * is closed under it: its memory and a few descriptors are lost. */
+static void on_limit(uv_timer_t *timer)
 {
+    struct node *n = timer->data;
+
+    report(&n->db->report, DUST_IO, "the log's storage did not come to an end in %u ms; it is left behind",
+        CLOSE_LIMIT_MS);
+    uv_walk(&n->loop, close_handle, NULL);
+}
+
+/* The loop ends when all handles are closed. */
+void node_close_all(struct node *n)
+{
+    uv_timer_start(&n->limit, on_limit, CLOSE_LIMIT_MS, CLOSE_LIMIT_MS);
     if (n->raft_open) {
         n->raft.data = n;
         guard_deinit(&n->io.guard);
@@ -352,7 +352,7 @@ static void shut_down(struct node *n)
     read_fail(n, DUST_CLOSED, "this member is shutting down");
     transfer_deinit(n);
     if (!closing) {
-        close_all(n);
+        node_close_all(n);
     }
 }
 
@@ -364,9 +364,15 @@ static int start_on_loop(struct node *n, struct err *e)
     uv_async_init(&n->loop, &n->async, on_async);
     uv_timer_init(&n->loop, &n->timer);
     uv_timer_init(&n->loop, &n->notice);
+    uv_timer_init(&n->loop, &n->limit);
+    uv_unref((uv_handle_t *)&n->limit); /* nobody waits for it */
     uv_prepare_init(&n->loop, &n->prepare);
     dwell_init(&n->dwell, &n->loop);
-    n->async.data = n->timer.data = n->prepare.data = n->notice.data = n;
+    n->async.data = n->timer.data = n->prepare.data = n->notice.data = n->limit.data = n;
+    if (n->again.waiting) {
+        uv_timer_start(&n->timer, on_timer, TICK_MS, TICK_MS);
+        return DUST_OK;
+    }
     rv = peers_open(&n->peers, &n->loop, &po, e);
     if (rv != DUST_OK) {
         return rv;
@@ -402,22 +408,6 @@ static int start_on_loop(struct node *n, struct err *e)
     return rv;
 }
 
-/* Forget the instance that has been closed. */
-static void forget_instance(struct node *n)
-{
-    raft_index cut = n->io.cut_index;
-
-    memset(&n->raft, 0, sizeof n->raft);
-    memset(&n->io, 0, sizeof n->io);
-    n->io.cut_index = cut;
-    n->raft_open = n->running = n->raft_closed = n->stopping = n->restart = false;
-    n->seen_term = 0;
-    n->seen_state = 0;
-    n->seen_leader = 0;
-    n->opt.mode = NODE_RESUME;
-    fsm_restart(n);
-}
-
 static void run_loop(struct node *n)
 {
     struct err e;
@@ -427,10 +417,16 @@ static void run_loop(struct node *n)
     n->signalled = false;
     pthread_mutex_unlock(&n->mutex);
     if (start_on_loop(n, &e) != DUST_OK) {
-        node_fail(n, &e);
-        shut_down(n);
+        if (n->again.tries != 0 && (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS)) {
+            again_later(n, &e);
+        } else {
+            node_fail(n, &e);
+            shut_down(n);
+        }
     }
     node_run_jobs(n);
+    uv_run(&n->loop, UV_RUN_DEFAULT);
+    close_handle((uv_handle_t *)&n->limit, NULL);
     uv_run(&n->loop, UV_RUN_DEFAULT);
     io_close_done(n);
     node_run_deferred(n);
@@ -445,7 +441,7 @@ static void *loop_thread(void *arg)
     while (n->restart) {
         struct err e;
 
-        forget_instance(n);
+        again_forget_instance(n);
         if (uv_loop_init(&n->loop) != 0) {
             err_set(&e, DUST_NOMEM, "cannot make an event loop");
             node_fail(n, &e);

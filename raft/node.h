@@ -5,7 +5,7 @@
  * libuv or libraft is ever called from an SQL thread.
  *
  *   STARTING ──▶ RUNNING ──▶ STOPPING ──▶ STOPPED
- *       └──────────┴──▶ FAILED (disk or log: reads go on, writes are refused, the reason is kept)
+ *       └──────────┴──▶ FAILED (not for this member: reads go on, writes are refused, the reason is kept)
  */
 #ifndef DUST_RAFT_NODE_H
 #define DUST_RAFT_NODE_H
@@ -49,7 +49,7 @@ void node_halt(struct node *n);
 struct node_view {
     uint64_t id, leader_id, term, applied, stored, commit;
     char address[ADDRESS_TEXT_MAX], leader[ADDRESS_TEXT_MAX];
-    const char *role; /* leader, follower, candidate, standby, joining, stopped, failed */
+    const char *role; /* leader, follower, candidate, standby, joining, recovering, stopped, failed */
     bool ready;       /* a leader is known and takes transactions */
     uint64_t turn_holder;
     unsigned in_flight;

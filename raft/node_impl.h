@@ -64,11 +64,12 @@ struct io {
     } told[MAX_MEMBERS];
     uint64_t refused;     /* messages that were garbage, or not for us */
     raft_index cut_index; /* leave out the log from here on when it is loaded; 0: nothing */
-    struct append_req *kept; /* withheld by the guard, newest first */
+    struct append_req *appends; /* not given back to libraft yet, newest first */
     struct append_req *delayed, **delayed_tail; /* to be written by io_write_now, oldest first */
     bool delaying;
     raft_index noticed; /* the commit index when `notice` was last started */
     struct put_req *kept_put;
+    int write_code; /* of the last write of the log that failed, 0: none did */
 };
 
 /* ---- fsm.c: what agreed entries do ---- */
@@ -76,6 +77,7 @@ struct fsm {
     struct raft_fsm raft_fsm;
     raft_index skip_until; /* entries up to here are in app.db already */
     /* A transaction in parts, being put together. */
+    raft_index assembling_from; /* the entry of part 0 */
     bool assembling, own; /* own: it is the oldest speculative version, whose pages are here */
     struct vid id, parent;
     uint32_t next_part, n_pages;
@@ -87,6 +89,8 @@ struct fsm {
     uint64_t log_bytes; /* applied since the last snapshot */
     uint64_t snapshot_log_bytes; /* of these, up to the snapshot that is being taken */
     uint64_t seen_seq; /* agreed version at the last look for idleness */
+    bool stuck;          /* an entry could not be applied for want of space or memory: nothing is, until begun anew */
+    struct err stuck_on; /* … and why */
     uint64_t urgent; /* members whose transactions were applied in this turn of the loop */
 };
 
@@ -192,6 +196,16 @@ struct join {
 /* ---- transfer.c: pages for a member that is too far behind ---- */
 struct transfer;
 
+/* ---- again.c: the instance begun anew ---- */
+struct again {
+    bool waiting;        /* for the disk: no instance, no peers */
+    bool looking;        /* work is in the thread pool */
+    uint64_t next_ms;    /* when to look */
+    unsigned tries;
+    struct err result;
+    uv_work_t work;
+};
+
 struct node {
     struct database *db;
     struct node_options opt;
@@ -205,6 +219,7 @@ struct node {
     uv_timer_t timer;
     uv_prepare_t prepare;
     struct dwell dwell;
+    uv_timer_t limit;  /* how long closing may take */
     uv_timer_t notice; /* tell followers the commit index when nothing else does */
 
     pthread_mutex_t mutex;
@@ -214,11 +229,12 @@ struct node {
     struct outcomes outcomes;      /* under mutex */
     struct job *deferred;          /* to be run before the loop sleeps */
     _Atomic int state;  /* enum node_state; changed under mutex */
-    struct err failure; /* under mutex; set before state becomes NODE_FAILED, and not changed after */
+    struct err failure; /* under mutex; why the state is NODE_FAILED, or why it waits (again.c) */
     bool up;        /* under mutex: node_start may return */
     bool loop_done; /* under mutex: jobs are queued, but nobody is woken for them */
     bool halted;    /* under mutex: the thread has ended; jobs are run by whoever posts them */
-    bool restart;   /* begin again when the loop has drained: the guard wants the log cut */
+    bool restart;   /* begin again when the loop has drained (again.c) */
+    struct again again;
 
     struct raft raft;
     bool raft_open; /* raft_init done */
@@ -277,7 +293,14 @@ static inline bool node_is_ending(const struct node *n)
     return n->stopping && !n->restart;
 }
 
+/* again.c */
+void again_cut(struct node *n);                               /* the guard wants the log cut */
+void again_later(struct node *n, const struct err *e);        /* the disk has failed: begin anew when it is well */
+void again_tick(struct node *n);                              /* while it is not */
+void again_forget_instance(struct node *n);                   /* the one that has been closed */
+
 /* node.c */
+void node_close_all(struct node *n); /* the loop ends when all is closed */
 void node_fail(struct node *n, const struct err *e);
 void node_set_up(struct node *n);
 bool node_is_leader(const struct node *n);

@@ -19,6 +19,9 @@ static const char *role_of(const struct node *n)
     if (n->stopping) {
         return "stopped";
     }
+    if (n->again.waiting) {
+        return "recovering";
+    }
     if (!n->running) {
         return "joining";
     }

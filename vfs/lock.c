@@ -103,6 +103,20 @@ static uint32_t late_wait_ms(const struct dfile *f)
     return in_transaction(f) ? TURN_IN_TRANSACTION_MS : TURN_SLICE_MS;
 }
 
+static const char *no_turn(int code)
+{
+    switch (code) {
+    case DUST_FULL:
+        return "the disk that this member's log is on is full: nothing can be written here until there is space again; "
+               "reading goes on";
+    case DUST_CLOSED:
+        return "this member is shutting down";
+    default:
+        return "the disk that this member's log is on fails: nothing can be written here until it is well again "
+               "(dust_status says more); reading goes on";
+    }
+}
+
 /* Get the turn without the hook's help: the snapshot exists already. */
 static int take_turn_late(struct dfile *f)
 {
@@ -115,7 +129,7 @@ static int take_turn_late(struct dfile *f)
     }
     rv = turn_take_place(&f->db->turn, &f->ticket, late_wait_ms(f), TURN_RETRY_LEASE_MS);
     if (rv != DUST_OK) {
-        return rv == DUST_CLOSED ? file_refuse(f, rv, "this member is shutting down") : SQLITE_BUSY;
+        return rv == DUST_BUSY ? SQLITE_BUSY : file_refuse(f, rv, no_turn(rv));
     }
     f->has_turn = true;
     f->by_hook = false;

@@ -60,7 +60,7 @@ static void grant_next(struct turn *t)
 {
     struct ticket *k = t->first;
 
-    if (k == NULL || t->holder != NULL || !t->open || t->closing) {
+    if (k == NULL || t->holder != NULL || !t->open || t->closing || t->refusing != DUST_OK) {
         return;
     }
     dequeue(t, k);
@@ -110,6 +110,8 @@ static int take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t 
 
         if (t->closing) {
             rv = DUST_CLOSED;
+        } else if (t->refusing != DUST_OK) {
+            rv = t->refusing;
         } else if (now >= limit) {
             rv = DUST_BUSY;
         }
@@ -250,6 +252,16 @@ void turn_expire(struct turn *t, bool contested)
     if (tell) {
         t->notify(t->ctx);
     }
+}
+
+void turn_refuse(struct turn *t, int code)
+{
+    pthread_mutex_lock(&t->mutex);
+    t->refusing = code;
+    for (struct ticket *k = t->first; k != NULL && code != DUST_OK; k = k->next) {
+        pthread_cond_signal(&k->cond);
+    }
+    pthread_mutex_unlock(&t->mutex);
 }
 
 void turn_close(struct turn *t)

@@ -35,6 +35,7 @@ struct turn {
     struct ticket *holder;
     bool open;
     bool closing;
+    int refusing; /* not 0: the code that everybody gets who asks */
     uint32_t timeout_ms; /* after which a holder loses it to one who waits */
     uint64_t wait_number; /* counts grants */
     /* Called without the mutex held, from any thread: the number of waiters or the holder has changed in a way that
@@ -80,6 +81,10 @@ void turn_state(struct turn *t, unsigned *waiting, bool *held);
 /* Take the turn away from a holder that had it longer than its lease, if others (here, or `contested` elsewhere)
  * want it. Called on a timer tick by the gate's owner. */
 void turn_expire(struct turn *t, bool contested);
+
+/* Everybody who waits, or asks from now on, gets this code (DUST_FULL, DUST_IO: nothing can be written here for the time
+ * being) instead of the turn; DUST_OK: the turn is to be had again. */
+void turn_refuse(struct turn *t, int code);
 
 /* Everybody who waits gets DUST_CLOSED, now and later. */
 void turn_close(struct turn *t);

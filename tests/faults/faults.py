@@ -137,7 +137,11 @@ class Member(cluster.Worker):
         """After a kill: a new process on the same files."""
         if not self.alive():
             self.launch()
-            self.open_db()
+            try:
+                self.open_db()
+            except SqlError:
+                self.kill9()  # its disk may still be bad: tried again when all is healed
+                raise
             self.work()
 
     def ask(self, sql, timeout=10.0, conn="main"):
@@ -330,6 +334,16 @@ class Run:
             outcomes[op.outcome] = outcomes.get(op.outcome, 0) + 1
         return len(ops), outcomes, c.notes
 
+    def post_mortem(self):
+        for m in self.members:
+            self.say("%s: pid %d, %s" % (m.name, m.pid, "alive" if m.alive() else "ended %s" % m.p.returncode))
+            if m.alive() and not m.frozen:
+                try:
+                    for k, v in m.sql("SELECT name, value FROM dust_status", timeout=5):
+                        self.say("    %s = %s" % (k, v))
+                except (SqlError, Dead, Late) as e:
+                    self.say("    no status: %s" % str(e)[:200])
+
     def main(self):
         ops, outcomes, notes = 0, {}, {}
         try:
@@ -341,6 +355,7 @@ class Run:
             import traceback
             self.violations.append("the run did not come to its end: %s: %s" % (type(e).__name__, str(e)[:2000]))
             self.say(traceback.format_exc())
+            self.post_mortem()
         net = self.net.stat() if self.net.p.poll() is None else {}
         result = {"seed": self.seed, "seconds": self.seconds, "members": len(self.members), "operations": ops,
                   "outcomes": outcomes, "faults": sum(v for k, v in self.counts.items() if k != "reopened"),
