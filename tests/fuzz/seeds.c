@@ -3,6 +3,8 @@
  *     seeds FOLDER
  *
  * The folders must exist. How each target reads its input stands at the top of its file. */
+#include "raft/descriptor.h"
+#include "raft/fetch.h"
 #include "raft/member.h"
 #include "raft/roster.h"
 #include "raft/wire.h"
@@ -10,6 +12,7 @@
 #include "vfs/delta.h"
 #include "vfs/entry.h"
 #include "vfs/mark.h"
+#include "vfs/pair.h"
 
 static const char *folder;
 
@@ -314,6 +317,137 @@ static void mark_seeds(void)
     }
 }
 
+/* ---- snapshots and state transfer ---- */
+
+static void descriptor_seeds(void)
+{
+    struct descriptor d = {.index = 1000, .page_size = 4096, .n_pages = 77, .id = {{1}}, .cluster = {{2}}};
+
+    len = DESCRIPTOR_SIZE;
+    descriptor_write(&d, buf);
+    save("descriptor");
+    buf[4] = 2;
+    save("descriptor");
+}
+
+static void fetch_seeds(void)
+{
+    static const uint8_t hash[FETCH_HASH_SIZE];
+    uint8_t page[516] = {0};
+
+    for (unsigned flags = 0; flags < 8; flags += 4) {
+        begin(flags);
+        add_number(5, flags != 0 ? 1 : 8);
+        add_number(3, flags != 0 ? 1 : 8);
+        add_number(0, 8);
+        add_number(0, flags != 0 ? 1 : 8);
+        add_number(0, 8);
+        add(hash, sizeof hash);
+        add(hash, sizeof hash);
+        save("fetch");
+    }
+    for (unsigned n = 0; n < 3; n++) {
+        begin(1 | 2 | 4);
+        add_number(5, 1);
+        add_number(3, 1);
+        add_number(100, 8);
+        add_number(7, 1);
+        add_number(512, 8);
+        for (unsigned i = 0; i < n; i++) {
+            fetch_page_put(page, 5 + 2 * i);
+            add(page, sizeof page);
+        }
+        save("fetch");
+    }
+}
+
+/* ---- journals ---- */
+
+#define COUNT_ALL 0xffffffffu
+
+/* A header and n records, as SQLite and a fold write them. */
+static void add_journal(uint32_t sector, uint32_t page_size, uint32_t count, uint32_t n_pages, uint32_t first, uint32_t n)
+{
+    uint8_t head[512] = {0}, page[4096];
+
+    memcpy(head, journal_magic, 8);
+    put32(head + 8, count);
+    put32(head + 12, 12345);
+    put32(head + 16, n_pages);
+    put32(head + 20, sector);
+    put32(head + 24, page_size);
+    add(head, sector);
+    for (uint32_t pgno = first; pgno < first + n; pgno++) {
+        uint8_t number[4];
+
+        memset(page, (int)pgno + 100, page_size);
+        put32(number, pgno);
+        add(number, 4);
+        add(page, page_size);
+        put32(number, journal_checksum(12345, page, page_size));
+        add(number, 4);
+    }
+}
+
+static void add_super_name(const char *name)
+{
+    uint8_t tail[16];
+    uint32_t n = (uint32_t)strlen(name), sum = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        sum += (uint32_t)name[i];
+    }
+    put32(tail, n);
+    put32(tail + 4, sum);
+    memcpy(tail + 8, journal_magic, 8);
+    add("\0\0\0\1", 4);
+    add(name, n);
+    add(tail, sizeof tail);
+}
+
+static void journal_begin(unsigned flags, unsigned fail_at, unsigned db_len)
+{
+    begin(flags);
+    add_number(fail_at, 1);
+    add_number(db_len / 256, 1);
+    add_number(1, 1);
+}
+
+static void journal_seeds(void)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        journal_begin(i == 5 ? 0 : 1, 0, i == 3 ? 0 : 4096);
+        add_journal(i == 2 ? 32 : 512, 512, i == 4 ? COUNT_ALL : 2, i == 1 ? 3 : 10, 2, 2);
+        save("journal");
+    }
+    for (unsigned flags = 0; flags < 4; flags++) { /* two headers; a super-journal */
+        journal_begin(flags, 0, 2048);
+        add_journal(32, 512, 1, 4, 1, 1);
+        while ((len - 4) % 32 != 0) {
+            add_number(0, 1);
+        }
+        add_journal(32, 512, 1, 4, 3, 1);
+        if (flags & 2) {
+            add_super_name("/m/super");
+        }
+        save("journal");
+    }
+    for (unsigned at = 0; at < 24; at++) { /* failures */
+        journal_begin(16 | (at % 2) << 5 | (at % 4) << 6, at, at % 5 * 512);
+        add_journal(32, 512, 1, 4, 2, 1);
+        save("journal");
+    }
+    journal_begin(4, 0, 2048);
+    add_journal(32, 512, 1, 4, 1, 1);
+    save("journal");
+    journal_begin(8, 0, 0);
+    add_journal(32, 512, 1, 4, 1, 1);
+    save("journal");
+    journal_begin(0, 0, 2048);
+    add_number(0, 8);
+    save("journal");
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || sodium_init() < 0) {
@@ -328,5 +462,8 @@ int main(int argc, char **argv)
     address_seeds();
     roster_seeds();
     mark_seeds();
+    descriptor_seeds();
+    fetch_seeds();
+    journal_seeds();
     return 0;
 }
