@@ -365,6 +365,7 @@ static int get_install_snapshot(struct in *i, struct raft_install_snapshot *s, s
     const uint8_t *data;
     uint32_t n;
     size_t len;
+    int rv;
 
     s->term = get(i, 8);
     s->last_index = get(i, 8);
@@ -387,8 +388,10 @@ static int get_install_snapshot(struct in *i, struct raft_install_snapshot *s, s
         }
         memcpy(address, text, address_len);
         address[address_len] = '\0';
-        if (raft_configuration_add(&s->conf, id, address, role) != 0) {
-            return corrupt(e, "the configuration does not hold together");
+        rv = raft_configuration_add(&s->conf, id, address, role);
+        if (rv != 0) {
+            return rv == RAFT_NOMEM ? err_set(e, DUST_NOMEM, "out of memory")
+                                    : corrupt(e, "the configuration does not hold together");
         }
     }
     len = get(i, 4);
