@@ -11,8 +11,11 @@ static const uint32_t sizes[] = {64, 128, 192, 512, 1024, 4096, 16384, 65536};
 
 static void fill(uint8_t *page, uint32_t size, uint8_t how)
 {
-    for (uint32_t i = 0; i < size; i++) {
+    for (uint32_t i = 0; i < 64; i++) {
         page[i] = (uint8_t)(how == 0 ? 0 : how < 128 ? how : i * how >> 3);
+    }
+    for (uint32_t i = 64; i < size; i += 64) {
+        memcpy(page + i, page, 64);
     }
 }
 

@@ -68,6 +68,7 @@ static void check_apply(const struct entry *entry, const struct entry_record *r)
 
 static void check_records(const struct entry *entry)
 {
+    unsigned apply = entry->page_size <= 4096 ? 64 : 4; /* large pages take long */
     const uint8_t *end = entry->records + entry->records_len;
     uint32_t n = 0, pgno = 0;
     struct entry_record r;
@@ -78,7 +79,9 @@ static void check_records(const struct entry *entry)
         check(r.data >= entry->records && r.data <= end && r.len <= (size_t)(end - r.data));
         check(r.kind == ENTRY_IMAGE ? r.len == entry->page_size : r.len < entry->page_size);
         check(r.kind != ENTRY_DELTA || r.len != 0);
-        check_apply(entry, &r);
+        if (n < apply) {
+            check_apply(entry, &r);
+        }
         pgno = r.pgno;
         n++;
     }
@@ -237,18 +240,24 @@ static void pages_init(struct pages *p, struct input *in)
     p->n_new = 1 + (uint32_t)input_number(in, 1) % PAGES;
     for (unsigned i = 0; i < PAGES; i++) {
         unsigned how = (unsigned)input_number(in, 1);
-        uint32_t at = (uint32_t)input_number(in, 1) * 4;
+        uint32_t at = (uint32_t)input_number(in, 1) * 4, edit = (how >> 4) * 15;
 
         p->old[i] = must_alloc(p->size);
         memset(p->old[i], i < p->n_old ? (int)how : 0, p->size);
         p->new[i] = exact_copy(p->old[i], p->size);
-        if (how & 1) {
-            input_bytes(in, p->new[i] + at % (p->size - 16), how >> 4);
+        if (how & 4) {
+            memset(p->new[i], 0, p->size);
         }
         if (how & 2) {
-            for (uint32_t k = 0; k < p->size; k++) {
+            for (uint32_t k = 0; k < 256; k++) {
                 p->new[i][k] = (uint8_t)(k * how + at);
             }
+            for (uint32_t k = 256; k < p->size; k += 256) {
+                memcpy(p->new[i] + k, p->new[i], 256);
+            }
+        }
+        if (how & 1) {
+            input_bytes(in, p->new[i] + at % (p->size - edit), edit);
         }
     }
 }

@@ -1,7 +1,8 @@
 /* vfs/playback by way of checkpoint_recover: a journal of any content beside a database, in a VFS in memory.
  *
  * The input: flags, the call that fails, the size of the database in units of 256 bytes, a byte that fills it, and the
- * journal. Flags:
+ * journal. The upper two bits of the second byte: 2: instead of failing, somebody deletes the journal meanwhile; 3:
+ * somebody makes it a hot one, or a cold one; both only while our lock allows it. Flags:
  *     1  the journal's magic, sizes and the checksums of its records are put right
  *     2  a super-journal, whatever it is called, exists
  *     4  somebody holds a RESERVED lock
@@ -24,6 +25,7 @@
 #define JRNL_PATH "/m/db-journal"
 #define PATH_LONGEST 64
 
+enum kind { VANISH = 2, TURN = 3 };
 enum flags { RIGHT = 1, SUPER = 2, RESERVED = 4, NO_DB = 8, FAIL = 16, FAIL_ON = 32, WORDS = 64, ERRNO = 128 };
 
 struct image {
@@ -40,7 +42,8 @@ struct disk {
     unsigned flags;
     int lock, n_open;
     int calls, fail_at; /* 0: none */
-    bool failed;
+    unsigned kind;      /* of what happens then */
+    bool failed, touched;
 };
 
 struct memfile {
@@ -50,6 +53,8 @@ struct memfile {
 
 static struct disk disk;
 static struct image wanted;
+static size_t old_len;
+static unsigned old_fill;
 
 static const uint8_t magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
 
@@ -74,6 +79,15 @@ static void image_resize(struct image *im, uint64_t len)
             memset(im->b + im->len, 0, len - im->len);
         }
         im->len = len;
+    }
+}
+
+/* What the database holds at first. */
+static void fill(struct image *im)
+{
+    im->len = old_len;
+    for (size_t i = 0; i < im->len; i += 256) {
+        memset(im->b + i, (int)(old_fill + i / 256), 256);
     }
 }
 
@@ -108,6 +122,14 @@ static bool fails(void)
 {
     disk.calls++;
     if (disk.fail_at == 0 || disk.calls < disk.fail_at || (disk.calls > disk.fail_at && !(disk.flags & FAIL_ON))) {
+        return false;
+    }
+    if (disk.kind == VANISH || disk.kind == TURN) {
+        if (disk.jrnl_there && disk.lock <= SQLITE_LOCK_SHARED && disk.jrnl_len != 0 && !disk.touched) {
+            disk.touched = true;
+            disk.jrnl_there = disk.jrnl_there && disk.kind != VANISH;
+            disk.jrnl[0] ^= disk.kind == TURN ? 0xd9 : 0;
+        }
         return false;
     }
     disk.failed = true;
@@ -474,23 +496,30 @@ static void check_settled(int rv, bool journal_gone)
     check(image_same(&disk.db, &wanted));
 }
 
+/* Somebody else was at it. If the journal is gone that one has settled it, and we leave the database alone. */
+static void check_touched(int rv)
+{
+    check(rv == DUST_OK || rv == DUST_BUSY || (rv == DUST_FULL && disk.db.full));
+    if (disk.kind == VANISH || rv == DUST_BUSY) {
+        fill(&wanted);
+        check(image_same(&disk.db, &wanted));
+    }
+}
+
 static void init(struct input *in)
 {
-    unsigned fill;
-
     disk.flags = (unsigned)input_number(in, 1);
     disk.fail_at = (int)input_number(in, 1);
+    disk.kind = (unsigned)disk.fail_at >> 6;
     disk.fail_at = disk.flags & FAIL ? disk.fail_at % 64 + 1 : 0;
-    disk.db.len = input_number(in, 1) * 256;
-    fill = (unsigned)input_number(in, 1);
+    disk.touched = false;
+    old_len = input_number(in, 1) * 256;
+    old_fill = (unsigned)input_number(in, 1);
     disk.db.full = wanted.full = disk.jrnl_flushed = false;
     disk.db_flushed = disk.jrnl_there = true;
     disk.lock = disk.n_open = 0;
-    for (size_t i = 0; i < disk.db.len; i += 256) {
-        memset(disk.db.b + i, (int)(fill + i / 256), 256);
-    }
-    wanted.len = disk.db.len;
-    memcpy(wanted.b, disk.db.b, disk.db.len);
+    fill(&disk.db);
+    fill(&wanted);
     disk.jrnl = exact_copy(in->p, in->left);
     disk.jrnl_len = in->left;
     if (disk.flags & RIGHT) {
@@ -507,6 +536,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     init(&in);
     journal_gone = model_play(disk.jrnl, disk.jrnl_len);
     rv = recover();
+    if (disk.touched) {
+        check_touched(rv);
+        free(disk.jrnl);
+        return 0;
+    }
     if (disk.failed && rv != DUST_OK && !disk.db.full) {
         disk.fail_at = 0; /* calling again is harmless */
         disk.jrnl_flushed = false;

@@ -1,11 +1,67 @@
 /* raft/wire: messages between members.
  *
- * The first byte of the input: bit 0: magic, version and length of the body are put right; else the rest is the message
- * as it is. What decodes has values within bounds, and comes back the same when it is encoded and decoded again. */
+ * The first byte of the input: bit 0: magic, version and length of the body are put right, else the rest is the message
+ * as it is; bits 1 to 3: which allocation fails, if not 0. What decodes has values within bounds, and comes back the
+ * same when it is encoded and decoded again. */
 #include "raft/wire.h"
 #include "tests/fuzz/fuzz.h"
 
 #define HEAD_FIXED 47
+
+/* ---- memory that runs out ---- */
+
+static unsigned fail_at, n_allocated; /* fail_at 0: none fails */
+
+static bool fails(void)
+{
+    return ++n_allocated == fail_at;
+}
+
+static void *heap_malloc(void *ctx, size_t n)
+{
+    (void)ctx;
+    return fails() ? NULL : malloc(n);
+}
+
+static void heap_free(void *ctx, void *p)
+{
+    (void)ctx;
+    free(p);
+}
+
+static void *heap_calloc(void *ctx, size_t n, size_t size)
+{
+    (void)ctx;
+    return fails() ? NULL : calloc(n, size);
+}
+
+static void *heap_realloc(void *ctx, void *p, size_t n)
+{
+    (void)ctx;
+    return fails() ? NULL : realloc(p, n);
+}
+
+static void *heap_aligned(void *ctx, size_t alignment, size_t n)
+{
+    (void)ctx;
+    return fails() ? NULL : aligned_alloc(alignment, n);
+}
+
+static void heap_aligned_free(void *ctx, size_t alignment, void *p)
+{
+    (void)ctx;
+    (void)alignment;
+    free(p);
+}
+
+static struct raft_heap heap = {.malloc = heap_malloc,
+    .free = heap_free,
+    .calloc = heap_calloc,
+    .realloc = heap_realloc,
+    .aligned_alloc = heap_aligned,
+    .aligned_free = heap_aligned_free};
+
+/* ---- messages ---- */
 
 /* Put right what a random message has wrong. Returns its length. */
 static size_t put_right(uint8_t *p, size_t len)
@@ -193,10 +249,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (data[0] & 1) {
         put_right(buf, size - 1);
     }
+    raft_heap_set(&heap);
+    fail_at = data[0] >> 1 & 7;
+    n_allocated = 0;
     err_clear(&e);
     rv = wire_decode(buf, size - 1, &h, &b, &e);
     check_err(&e, rv);
-    check(rv == DUST_OK || rv == DUST_CORRUPT || rv == DUST_VERSION);
+    if (fail_at != 0 && n_allocated >= fail_at) {
+        check(rv == DUST_NOMEM);
+    } else {
+        check(rv == DUST_OK || rv == DUST_CORRUPT || rv == DUST_VERSION);
+    }
+    fail_at = 0;
     if (rv == DUST_OK) {
         check_message(&h, &b, buf, size - 1);
         round_trip(&h, &b, buf, size - 1);
