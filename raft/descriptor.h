@@ -1,5 +1,5 @@
-/* descriptor - what libraft stores and sends as a snapshot: app.db itself is the snapshot, this says only which version.
- * The format stands in descriptor.c.
+/* descriptor - what libraft stores and sends as a snapshot: app.db itself is the snapshot, this says only which
+ * version. The format stands in descriptor.c.
  *
  * Pure functions; any thread. */
 #ifndef DUST_RAFT_DESCRIPTOR_H

@@ -13,7 +13,9 @@ bool fetch_decode(const struct note *note, struct fetch *out)
         return false;
     }
     n = n > UINT32_MAX - first ? UINT32_MAX - first : n;
-    *out = (struct fetch){.first = (uint32_t)first, .n = (uint32_t)n, .hashes = note->data,
+    *out = (struct fetch){.first = (uint32_t)first,
+        .n = (uint32_t)n,
+        .hashes = note->data,
         .n_hashes = (uint32_t)(n_hashes < n ? n_hashes : n)};
     return true;
 }
@@ -21,8 +23,14 @@ bool fetch_decode(const struct note *note, struct fetch *out)
 bool fetch_reply_decode(const struct note *note, uint32_t first, uint32_t page_size, struct fetch_reply *out)
 {
     uint64_t n = note->num[1], n_pages = note->num[3];
-    struct fetch_reply r = {.first = first, .n = (uint32_t)n, .n_pages = (uint32_t)n_pages, .page_size = page_size,
-        .index = note->num[2], .id = note->id[0], .next = note->data, .left = note->data_len};
+    struct fetch_reply r = {.first = first,
+        .n = (uint32_t)n,
+        .n_pages = (uint32_t)n_pages,
+        .page_size = page_size,
+        .index = note->num[2],
+        .id = note->id[0],
+        .next = note->data,
+        .left = note->data_len};
     struct fetch_reply at = r;
     const uint8_t *page;
     uint32_t pgno, before = 0;

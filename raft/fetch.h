@@ -1,5 +1,5 @@
-/* fetch - the two messages of a state transfer, as transfer.c sends them: checked whole before anything of them is used.
- * Their fields stand in fetch.c.
+/* fetch - the two messages of a state transfer, as transfer.c sends them: checked whole before anything of them is
+ * used. Their fields stand in fetch.c.
  *
  * Pure functions; any thread. What is decoded leads into the note, which must outlive it. */
 #ifndef DUST_RAFT_FETCH_H

@@ -1,8 +1,9 @@
 /* fuzz - what the fuzz targets share: a check that is never compiled out, a cursor over the input, and copies that end
  * where their memory ends, so that a byte read too far is noticed.
  *
- * A target is one file with LLVMFuzzerTestOneInput(). It is linked with replay.c in the normal build, and with libFuzzer
- * by tests/fuzz/run. Whatever the input, the target returns 0; a property that does not hold ends the process. */
+ * A target is one file with LLVMFuzzerTestOneInput(). It is linked with replay.c in the normal build, and with
+ * libFuzzer by tests/fuzz/run. Whatever the input, the target returns 0; a property that does not hold ends the
+ * process. */
 #ifndef DUST_FUZZ_H
 #define DUST_FUZZ_H
 

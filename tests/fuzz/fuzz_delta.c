@@ -1,9 +1,9 @@
 /* vfs/delta: differences of pages.
  *
- * The first byte of the input: bit 0: garbage to be applied, else pages to be told apart; the upper bits choose the page
- * size. The second byte fills the old page. Then
- *   garbage:  the difference, checked and applied here a second time, by the format and byte by byte
- *   pages:    edits of the new page, of 3 bytes (where, how long) and the bytes; with bit 1, the old page is zeros */
+ * The first byte of the input: bit 0: garbage to be applied, else pages to be told apart; the upper bits choose the
+ * page size. The second byte fills the old page. Then garbage:  the difference, checked and applied here a second time,
+ * by the format and byte by byte pages:    edits of the new page, of 3 bytes (where, how long) and the bytes; with bit
+ * 1, the old page is zeros */
 #include "tests/fuzz/fuzz.h"
 #include "vfs/delta.h"
 

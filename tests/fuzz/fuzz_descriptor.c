@@ -12,7 +12,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rv = descriptor_read(copy, size, &d);
     if (rv == DUST_OK) {
         check(size == DESCRIPTOR_SIZE && memcmp(copy, "dsnp", 4) == 0);
-        check(d.index == le_get(copy + 8, 8) && d.page_size == le_get(copy + 16, 4) && d.n_pages == le_get(copy + 20, 4));
+        check(
+            d.index == le_get(copy + 8, 8) && d.page_size == le_get(copy + 16, 4) && d.n_pages == le_get(copy + 20, 4));
         descriptor_write(&d, again);
         check(memcmp(again, copy, size) == 0); /* every byte means something */
     } else {

@@ -3,10 +3,10 @@
  * The first byte of the input chooses:
  *   0  one part, as it is
  *   1  one part, with magic, format, length, checksum put right
- *   2  parts of one transaction: a length (2 bytes) and the part, again and again, put right as above; those that decode
- *      and fit together get the id that their content has, and then must pass the check
- *   3  a transaction, described by the rest, is sealed; its parts must decode, pass the check, and make the new pages of
- *      the old ones; and with any byte changed, checksum put right or not, the content must not pass for the same
+ *   2  parts of one transaction: a length (2 bytes) and the part, again and again, put right as above; those that
+ * decode and fit together get the id that their content has, and then must pass the check 3  a transaction, described
+ * by the rest, is sealed; its parts must decode, pass the check, and make the new pages of the old ones; and with any
+ * byte changed, checksum put right or not, the content must not pass for the same
  *
  * Checksum and id are computed here a second time, by the format (entry.c). */
 #include "tests/fuzz/fuzz.h"

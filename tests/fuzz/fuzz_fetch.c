@@ -36,8 +36,7 @@ static bool sound(const struct note *note, uint32_t first, uint32_t page_size)
     for (uint64_t at = 0; at < note->data_len; at += step) {
         uint64_t pgno = le_get(note->data + at, 4);
 
-        if (pgno < first || pgno >= first + note->num[1] || pgno <= before ||
-            (pgno - 1) * page_size == 0x40000000) {
+        if (pgno < first || pgno >= first + note->num[1] || pgno <= before || (pgno - 1) * page_size == 0x40000000) {
             return false;
         }
         before = pgno;

@@ -11,9 +11,9 @@
  *    64  the VFS has words for its failures; 128: an errno
  *
  * What the database must hold in the end is computed here a second time (model_play), by SQLite's documentation of the
- * format: https://www.sqlite.org/fileformat2.html#the_rollback_journal. Whatever happens: nothing is written without the
- * EXCLUSIVE lock and before the journal is flushed, the journal is deleted only when the database is flushed, and every
- * file is closed again. */
+ * format: https://www.sqlite.org/fileformat2.html#the_rollback_journal. Whatever happens: nothing is written without
+ * the EXCLUSIVE lock and before the journal is flushed, the journal is deleted only when the database is flushed, and
+ * every file is closed again. */
 #include <errno.h>
 #include <sqlite3.h>
 

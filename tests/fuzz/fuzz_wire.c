@@ -224,7 +224,8 @@ static void round_trip(const struct wire_head *h, const struct wire_body *b, con
     } else {
         wire_raft_put(h, &b->message, buf);
     }
-    if (h->type == RAFT_IO_APPEND_ENTRIES || h->type == RAFT_IO_APPEND_ENTRIES_RESULT || h->type == RAFT_IO_TIMEOUT_NOW) {
+    if (h->type == RAFT_IO_APPEND_ENTRIES || h->type == RAFT_IO_APPEND_ENTRIES_RESULT ||
+        h->type == RAFT_IO_TIMEOUT_NOW) {
         check(same_bytes(buf, len, was, was_len));
     }
     check(wire_decode(buf, len, &h2, &b2, &e) == DUST_OK);

@@ -98,8 +98,8 @@ static void splice(struct progress *p, size_t at, size_t old, const uint8_t *dat
 
 static void mutate_once(struct progress *p)
 {
-    static const uint32_t odd[] = {0, 1, 7, 8, 127, 128, 255, 256, 511, 512, 4096, 65535, 65536, 0x7fffffff, 0x80000000,
-        0xfffffffe, 0xffffffff};
+    static const uint32_t odd[] = {
+        0, 1, 7, 8, 127, 128, 255, 256, 511, 512, 4096, 65535, 65536, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff};
     const struct file *other = &files[rnd((uint32_t)n_files)];
     size_t at = rnd((uint32_t)p->len + 1), n = p->len - at;
     uint8_t chunk[64];

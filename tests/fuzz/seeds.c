@@ -126,8 +126,15 @@ static void wire_seeds(void)
     m.timeout_now.term = 5;
     save_message(&m);
     save_note(&note);
-    note = (struct note){.kind = 12, .code = -3, .term = 4, .req = 1, .num = {1, 2, 3, 4, 5, 6, 7, 8}, .text = "hello",
-        .text_len = 5, .data = payload, .data_len = sizeof payload};
+    note = (struct note){.kind = 12,
+        .code = -3,
+        .term = 4,
+        .req = 1,
+        .num = {1, 2, 3, 4, 5, 6, 7, 8},
+        .text = "hello",
+        .text_len = 5,
+        .data = payload,
+        .data_len = sizeof payload};
     memset(note.id, 0x11, sizeof note.id);
     save_note(&note);
 }
@@ -136,8 +143,13 @@ static void wire_seeds(void)
 
 static struct sealed *sealed_of(size_t part_max, const char *sql, unsigned n_pages)
 {
-    struct entry_meta meta = {.parent = {{9, 9}}, .origin = 2, .origin_seq = 17, .page_size = 512,
-        .n_pages_after = n_pages + 1, .sql = sql, .sql_len = strlen(sql)};
+    struct entry_meta meta = {.parent = {{9, 9}},
+        .origin = 2,
+        .origin_seq = 17,
+        .page_size = 512,
+        .n_pages_after = n_pages + 1,
+        .sql = sql,
+        .sql_len = strlen(sql)};
     uint8_t page[512], old[512] = {1};
     struct sealed *out;
     struct seal s;
@@ -366,7 +378,8 @@ static void fetch_seeds(void)
 #define COUNT_ALL 0xffffffffu
 
 /* A header and n records, as SQLite and a fold write them. */
-static void add_journal(uint32_t sector, uint32_t page_size, uint32_t count, uint32_t n_pages, uint32_t first, uint32_t n)
+static void add_journal(
+    uint32_t sector, uint32_t page_size, uint32_t count, uint32_t n_pages, uint32_t first, uint32_t n)
 {
     uint8_t head[512] = {0}, page[4096];
 

@@ -21,7 +21,8 @@ static struct note answer(unsigned n)
 
         memset(page, (int)i, PAGE);
     }
-    return (struct note){.num = {5, 3, 100, 9, PAGE}, .id = {{{1}}}, .data = data, .data_len = n * fetch_page_bytes(PAGE)};
+    return (struct note){
+        .num = {5, 3, 100, 9, PAGE}, .id = {{{1}}}, .data = data, .data_len = n * fetch_page_bytes(PAGE)};
 }
 
 static void test_questions(void **state)
@@ -88,7 +89,8 @@ static void test_answers_that_make_no_sense(void **state)
     static const struct {
         unsigned i;
         uint64_t v;
-    } bad[] = {{0, 4}, {1, 0}, {1, 2}, {1, 6}, {1, FETCH_PAGES_MAX + 1}, {3, 0}, {3, 4}, {3, (uint64_t)1 << 32}, {4, 1024}};
+    } bad[] = {
+        {0, 4}, {1, 0}, {1, 2}, {1, 6}, {1, FETCH_PAGES_MAX + 1}, {3, 0}, {3, 4}, {3, (uint64_t)1 << 32}, {4, 1024}};
 
     (void)state;
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
