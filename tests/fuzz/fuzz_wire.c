@@ -108,7 +108,7 @@ static void check_configuration(const struct raft_configuration *c)
 {
     check(c->n <= 1024);
     for (unsigned i = 0; i < c->n; i++) {
-        check(c->servers[i].id != 0 && strlen(c->servers[i].address) < 256);
+        check(c->servers[i].id != 0 && strlen(c->servers[i].address) < ADDRESS_TEXT_MAX);
         check(c->servers[i].role >= RAFT_STANDBY && c->servers[i].role <= RAFT_SPARE);
         for (unsigned k = 0; k < i; k++) {
             check(c->servers[i].id != c->servers[k].id);
@@ -224,8 +224,7 @@ static void round_trip(const struct wire_head *h, const struct wire_body *b, con
     } else {
         wire_raft_put(h, &b->message, buf);
     }
-    if (h->type == RAFT_IO_APPEND_ENTRIES || h->type == RAFT_IO_APPEND_ENTRIES_RESULT ||
-        h->type == RAFT_IO_TIMEOUT_NOW) {
+    if (h->type != WIRE_NOTE && h->type != RAFT_IO_REQUEST_VOTE && h->type != RAFT_IO_REQUEST_VOTE_RESULT) {
         check(same_bytes(buf, len, was, was_len));
     }
     check(wire_decode(buf, len, &h2, &b2, &e) == DUST_OK);
