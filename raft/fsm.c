@@ -12,24 +12,16 @@
  * After a restart app.db is at some version M. The entries up to the one that made M are in it: fsm_find_start finds
  * its index by following the rule through the log from the last snapshot, and apply skips until there.
  *
- * Snapshots are descriptors: app.db itself is the snapshot. Format, 56 bytes, little-endian:
- *     0   4  magic "dsnp"
- *     4   4  format 1
- *     8   8  index of the entry that made the version (informative)
- *    16   4  page size
- *    20   4  number of pages
- *    24  16  version id
- *    40  16  cluster id
+ * Snapshots are descriptors: app.db itself is the snapshot (descriptor.c).
  *
  * All on the loop thread, save fsm_snapshot_async (thread pool), which only folds. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "raft/descriptor.h"
 #include "raft/node_impl.h"
 #include "vfs/bug.h"
 
-#define DESCRIPTOR_SIZE 56
-#define DESCRIPTOR_FORMAT 1
 #define LOG_BYTES_MAX ((uint64_t)8 << 20)
 #define TRAILING_BYTES ((uint64_t)8 << 20)
 #define TRAILING_MAX 2048u
@@ -261,49 +253,6 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
 
 /* ---- snapshots ---- */
 
-static void put32(uint8_t *p, uint32_t v)
-{
-    for (int i = 0; i < 4; i++) {
-        p[i] = (uint8_t)(v >> (8 * i));
-    }
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static void descriptor_write(uint8_t *p, const struct vid *cluster, uint32_t page_size, const struct head_info *head)
-{
-    memset(p, 0, DESCRIPTOR_SIZE);
-    memcpy(p, "dsnp", 4);
-    put32(p + 4, DESCRIPTOR_FORMAT);
-    put32(p + 8, (uint32_t)head->index);
-    put32(p + 12, (uint32_t)(head->index >> 32));
-    put32(p + 16, page_size);
-    put32(p + 20, head->n_pages);
-    memcpy(p + 24, head->id.b, 16);
-    memcpy(p + 40, cluster->b, 16);
-}
-
-static int descriptor_read(
-    const struct raft_buffer *buf, struct vid *cluster, uint32_t *page_size, struct head_info *head)
-{
-    const uint8_t *p = buf->base;
-
-    if (buf->len != DESCRIPTOR_SIZE || memcmp(p, "dsnp", 4) != 0) {
-        return DUST_CORRUPT;
-    }
-    if (get32(p + 4) != DESCRIPTOR_FORMAT) {
-        return DUST_VERSION;
-    }
-    *head = (struct head_info){.index = get32(p + 8) | (uint64_t)get32(p + 12) << 32, .n_pages = get32(p + 20)};
-    *page_size = get32(p + 16);
-    memcpy(head->id.b, p + 24, 16);
-    memcpy(cluster->b, p + 40, 16);
-    return DUST_OK;
-}
-
 /* Entries are counted by libraft, but what matters is their bytes: set its thresholds accordingly. */
 static void adapt_thresholds(struct node *n)
 {
@@ -323,6 +272,7 @@ static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsign
 {
     struct node *n = node_of(fsm);
     struct head_info head;
+    struct descriptor d;
 
     if (n->fsm.assembling || n->fsm.stuck || n->state == NODE_FAILED || !guard_snapshot_ok(&n->io.guard) ||
         n->raft.last_stored < n->raft.last_applied) {
@@ -343,7 +293,9 @@ static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsign
         return RAFT_NOMEM;
     }
     *n_bufs = 1;
-    descriptor_write((*bufs)[0].base, &n->self.cluster, n->db->page_size, &head);
+    d = (struct descriptor){.index = head.index, .page_size = n->db->page_size, .n_pages = head.n_pages, .id = head.id,
+        .cluster = n->self.cluster};
+    descriptor_write(&d, (*bufs)[0].base);
     n->fsm.snapshot_log_bytes = n->fsm.log_bytes;
     return 0;
 }
@@ -387,12 +339,10 @@ static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *bufs[
  * and told fsm_adopt. */
 static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 {
-    struct head_info head;
-    struct vid cluster;
-    uint32_t page_size;
+    struct descriptor d;
 
     (void)fsm;
-    if (descriptor_read(buf, &cluster, &page_size, &head) != DUST_OK) {
+    if (descriptor_read(buf->base, buf->len, &d) != DUST_OK) {
         return RAFT_MALFORMED;
     }
     raft_free(buf->base);
@@ -450,10 +400,10 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
 {
     struct fsm *f = &n->fsm;
     char want[VID_HEX_SIZE], have[VID_HEX_SIZE];
-    struct head_info file, descriptor;
-    struct vid head, cluster;
+    struct descriptor descriptor;
+    struct head_info file;
+    struct vid head;
     raft_index after = 0;
-    uint32_t page_size;
     int rv;
 
     store_agreed(n->db->store, &file);
@@ -463,12 +413,12 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
         return DUST_OK; /* nothing yet: a snapshot will be installed first */
     }
     if (snapshot != NULL) {
-        rv = snapshot->n_bufs == 1 ? descriptor_read(&snapshot->bufs[0], &cluster, &page_size, &descriptor)
+        rv = snapshot->n_bufs == 1 ? descriptor_read(snapshot->bufs[0].base, snapshot->bufs[0].len, &descriptor)
                                    : DUST_CORRUPT;
         if (rv != DUST_OK) {
             return err_set(e, rv, "the snapshot in %s/raft is not one of dust's, or of a newer version", n->db->dir);
         }
-        if (!vid_equal(&cluster, &n->self.cluster)) {
+        if (!vid_equal(&descriptor.cluster, &n->self.cluster)) {
             return err_set(e, DUST_CORRUPT,
                 "the log in %s/raft is of another cluster than the file %s/member beside it says: put back what "
                 "belongs together; or, if other members are well, remove this one there, delete both here, and join anew",

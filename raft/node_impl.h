@@ -273,7 +273,7 @@ enum note_kind {
     NOTE_JOIN_REPLY,  /* code, text = reason; num0 id, num1 page size, data = cluster id */
     NOTE_CHANGE,      /* num0 what, num1 member */
     NOTE_CHANGE_REPLY, /* code, text */
-    NOTE_FETCH,       /* see transfer.c */
+    NOTE_FETCH,       /* see fetch.c */
     NOTE_FETCH_REPLY,
     NOTE_INDEX,       /* see read.c */
     NOTE_INDEX_REPLY,

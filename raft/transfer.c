@@ -25,10 +25,7 @@
  * A crash at any point: `incoming` is thrown away; app.db is at the old version or, by its journal, at the new one,
  * which the note in `member` then explains to fsm_find_start.
  *
- * Messages (besides kind, req = session of the receiver's choice):
- *   FETCH        num0 first page, num1 number of pages; data: 16-byte hashes of the receiver's pages from the first on
- *   FETCH_REPLY  code; num0 first page, num1 pages covered, num2 index, num3 pages in all, num4 page size; id0 version;
- *                data: for each page that differs, its number (4 bytes) and content */
+ * The messages stand in fetch.c. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
@@ -38,6 +35,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "raft/fetch.h"
 #include "raft/node_impl.h"
 #include "vfs/clock.h"
 
@@ -91,15 +89,9 @@ static struct transfer *state_of(struct node *n)
     return n->transfer;
 }
 
-static void hash_page(uint8_t out[16], const uint8_t *page, uint32_t size)
+static void hash_page(uint8_t out[FETCH_HASH_SIZE], const uint8_t *page, uint32_t size)
 {
-    crypto_generichash(out, 16, page, size, NULL, 0);
-}
-
-/* The page that holds the lock byte is never used by SQLite. */
-static bool is_lock_page(uint32_t pgno, uint32_t page_size)
-{
-    return pgno == 0x40000000u / page_size + 1;
+    crypto_generichash(out, FETCH_HASH_SIZE, page, size, NULL, 0);
 }
 
 /* ---- the sender ---- */
@@ -146,47 +138,45 @@ static struct session *session_of(struct node *n, raft_id to, uint64_t req)
 static void fetch_received(struct node *n, const struct wire_head *from, const struct note *note)
 {
     struct note r = {.kind = NOTE_FETCH_REPLY, .req = note->req, .num = {note->num[0]}};
-    uint32_t size = n->db->page_size, first = (uint32_t)note->num[0], count = (uint32_t)note->num[1], pgno;
-    uint32_t n_hashes = note->data_len / 16;
+    uint32_t size = n->db->page_size, pgno;
     struct session *s;
+    struct fetch want;
     uint8_t *out;
     size_t len = 0;
 
-    if (!node_is_leader(n) || first == 0 || count == 0 || count > 4096 || note->num[0] > UINT32_MAX) {
+    if (!node_is_leader(n) || !fetch_decode(note, &want)) {
         r.code = DUST_AGAIN;
         send_note(n, from->address, from->from, &r);
         return;
     }
     s = session_of(n, from->from, note->req);
-    out = s != NULL ? malloc(CHUNK_BYTES + 2 * (size_t)(size + 4)) : NULL;
+    out = s != NULL ? malloc(CHUNK_BYTES + 2 * (size_t)fetch_page_bytes(size)) : NULL;
     if (out == NULL) {
         r.code = DUST_AGAIN;
         send_note(n, from->address, from->from, &r);
         return;
     }
     s->used_ms = node_now(n);
-    for (pgno = first; pgno < first + count && pgno <= s->head.n_pages && len < CHUNK_BYTES; pgno++) {
-        uint8_t hash[16];
+    for (pgno = want.first; pgno < want.first + want.n && pgno <= s->head.n_pages && len < CHUNK_BYTES; pgno++) {
+        uint8_t hash[FETCH_HASH_SIZE], *page;
 
-        if (is_lock_page(pgno, size)) {
+        if (fetch_lock_page(pgno, size)) {
             continue;
         }
-        if (store_read(n->db->store, &s->snap, pgno, 0, size, out + len + 4, database_read_base, n->db) != DUST_OK) {
+        page = fetch_page_put(out + len, pgno);
+        if (store_read(n->db->store, &s->snap, pgno, 0, size, page, database_read_base, n->db) != DUST_OK) {
             r.code = DUST_IO;
             break;
         }
-        if (pgno - first < n_hashes) {
-            hash_page(hash, out + len + 4, size);
-            if (memcmp(hash, note->data + (size_t)(pgno - first) * 16, 16) == 0) {
+        if (pgno - want.first < want.n_hashes) {
+            hash_page(hash, page, size);
+            if (memcmp(hash, want.hashes + (size_t)(pgno - want.first) * sizeof hash, sizeof hash) == 0) {
                 continue;
             }
         }
-        for (int i = 0; i < 4; i++) {
-            out[len + (size_t)i] = (uint8_t)(pgno >> (8 * i));
-        }
-        len += 4 + size;
+        len += fetch_page_bytes(size);
     }
-    r.num[1] = pgno - first;
+    r.num[1] = pgno - want.first;
     r.num[2] = s->index;
     r.num[3] = s->head.n_pages;
     r.num[4] = size;
@@ -244,7 +234,7 @@ static void ask(struct node *n)
     uint32_t size = n->db->page_size, count = CHUNK_BYTES / size, own = 0;
     struct note note = {.kind = NOTE_FETCH, .req = t->req, .num = {t->next_pgno, count}};
     struct head_info base;
-    uint8_t *hashes = malloc((size_t)count * 16);
+    uint8_t *hashes = malloc((size_t)count * FETCH_HASH_SIZE);
 
     t->asked_ms = node_now(n);
     store_base(n->db->store, &base);
@@ -252,10 +242,10 @@ static void ask(struct node *n)
         if (database_read_base(n->db, t->page, size, (uint64_t)(t->next_pgno + own - 1) * size) != SQLITE_OK) {
             break;
         }
-        hash_page(hashes + (size_t)own * 16, t->page, size);
+        hash_page(hashes + (size_t)own * FETCH_HASH_SIZE, t->page, size);
     }
     note.data = hashes;
-    note.data_len = own * 16;
+    note.data_len = own * FETCH_HASH_SIZE;
     send_note(n, t->address, t->from, &note);
     free(hashes);
 }
@@ -501,8 +491,9 @@ static void all_pulled(struct node *n)
 static void reply_received(struct node *n, const struct note *note)
 {
     struct transfer *t = n->transfer;
-    uint32_t size = n->db->page_size;
-    const uint8_t *p = note->data;
+    struct fetch_reply r;
+    const uint8_t *page;
+    uint32_t pgno;
     struct err e;
 
     if (t == NULL || t->state != PULLING || note->req != t->req || note->num[0] != t->next_pgno) {
@@ -512,31 +503,24 @@ static void reply_received(struct node *n, const struct note *note)
         t->asked_ms = node_now(n) - RETRY_MS / 2; /* again a little later */
         return;
     }
-    if (note->num[4] != size || note->num[3] == 0 || note->num[3] > UINT32_MAX || note->num[1] == 0 ||
-        note->num[1] > 4096 || note->data_len % (size + 4) != 0 ||
-        (t->known && (!vid_equal(&t->head.id, &note->id[0]) || t->head.n_pages != note->num[3]))) {
+    if (!fetch_reply_decode(note, t->next_pgno, n->db->page_size, &r) ||
+        (t->known && (!vid_equal(&t->head.id, &r.id) || t->head.n_pages != r.n_pages))) {
         begin_pulling(n);
         return;
     }
     if (!t->known) {
         t->known = true;
-        t->head = (struct head_info){.index = note->num[2], .id = note->id[0], .n_pages = (uint32_t)note->num[3]};
+        t->head = (struct head_info){.index = r.index, .id = r.id, .n_pages = r.n_pages};
     }
-    for (uint32_t left = note->data_len; left != 0; left -= size + 4, p += size + 4) {
-        uint32_t pgno = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-
-        if (pgno < t->next_pgno || pgno >= t->next_pgno + note->num[1] || pgno > t->head.n_pages) {
-            begin_pulling(n);
-            return;
-        }
-        if (take_page(n, pgno, p + 4, &e) != DUST_OK) {
+    while (fetch_reply_next(&r, &pgno, &page)) {
+        if (take_page(n, pgno, page, &e) != DUST_OK) {
             report_err(&n->db->report, &e);
             stop_receiving(n, true);
             return;
         }
     }
     t->tries = 0;
-    t->next_pgno += (uint32_t)note->num[1];
+    t->next_pgno += r.n;
     if (t->next_pgno > t->head.n_pages) {
         all_pulled(n);
     } else {

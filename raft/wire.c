@@ -17,7 +17,7 @@
  *   RequestVote           term 8, candidate 8, last index 8, last term 8, flags 1 (bit 0 disrupt, bit 1 pre-vote)
  *   RequestVoteResult     term 8, granted 1, pre-vote 1 (libraft's tribool)
  *   InstallSnapshot       term 8, last index 8, last term 8, configuration index 8, n servers 4,
- *                         n times: id 8, role 1, address length 1, address; data length 4, data
+ *                         n times: id 8, role 1, address length 1 (at most 63), address; data length 4, data
  *   TimeoutNow            term 8, last index 8, last term 8
  *   note                  kind 2, mask 2, then the fields whose bit is set, in this order: code 4 (bit 0), term 8 (1),
  *                         req 8 (2), num[i] 8 (3 to 10), id[i] 16 (11 to 13), text length 4 and text (14),
@@ -361,10 +361,11 @@ static int get_append_entries(struct in *i, struct raft_append_entries *a, struc
 
 static int get_install_snapshot(struct in *i, struct raft_install_snapshot *s, struct err *e)
 {
-    char address[256];
+    char address[ADDRESS_TEXT_MAX];
     const uint8_t *data;
     uint32_t n;
     size_t len;
+    int rv;
 
     s->term = get(i, 8);
     s->last_index = get(i, 8);
@@ -382,13 +383,16 @@ static int get_install_snapshot(struct in *i, struct raft_install_snapshot *s, s
         size_t address_len = get(i, 1);
         const uint8_t *text = get_bytes(i, address_len);
 
-        if (i->bad || role > RAFT_SPARE || id == 0) {
+        if (i->bad || role > RAFT_SPARE || id == 0 || address_len >= sizeof address ||
+            memchr(text, 0, address_len) != NULL) {
             return corrupt(e, "a server of the configuration is impossible");
         }
         memcpy(address, text, address_len);
         address[address_len] = '\0';
-        if (raft_configuration_add(&s->conf, id, address, role) != 0) {
-            return corrupt(e, "the configuration does not hold together");
+        rv = raft_configuration_add(&s->conf, id, address, role);
+        if (rv != 0) {
+            return rv == RAFT_NOMEM ? err_set(e, DUST_NOMEM, "out of memory")
+                                    : corrupt(e, "the configuration does not hold together");
         }
     }
     len = get(i, 4);

@@ -88,10 +88,10 @@ static int play_header(const struct pair *p, struct play *pl, bool *end, struct 
             !power_of_two(pl->page_size, SECTOR_MIN, PAGE_SIZE_MAX) || pl->sector > pl->size) {
             return DUST_OK;
         }
+        pl->n_pages = get32(h + 16);
     }
     pl->n_here = get32(h + 8);
     pl->nonce = get32(h + 12);
-    pl->n_pages = get32(h + 16);
     pl->offset = offset + pl->sector;
     if (pl->n_here == COUNT_BY_SIZE) {
         pl->n_here = (uint32_t)((pl->size - pl->offset) / (pl->page_size + RECORD_EXTRA));
@@ -213,7 +213,8 @@ static int look_at_journal(struct pair *p, enum heat *heat, struct err *e)
     return rv;
 }
 
-/* Delete a journal that is not hot. RESERVED keeps others from beginning one meanwhile. */
+/* Delete a journal that is not hot. RESERVED keeps others from beginning one meanwhile. The database is flushed before:
+ * it may be empty because of a playback that was cut short when it had set the size. */
 static int delete_cold(struct pair *p, struct err *e)
 {
     enum heat heat;
@@ -226,7 +227,8 @@ static int delete_cold(struct pair *p, struct err *e)
         rv = err_set(e, DUST_BUSY, "another connection has just been writing %s", p->path);
     }
     if (rv == DUST_OK && heat == HEAT_COLD) {
-        rv = journal_delete(p, e);
+        rv = pair_sync(p, e);
+        rv = rv == DUST_OK ? journal_delete(p, e) : rv;
     }
     return rv != DUST_OK ? rv : pair_unlock(p, SQLITE_LOCK_SHARED, e);
 }

@@ -1,6 +1,6 @@
 """Runs the tests of all suites, on up to three builds; called by tools/check, which installs what they need.
 
-    check.py [quick] [normal|asan|tsan ...] [unit|sim|sql|cluster ...]
+    check.py [quick] [normal|asan|tsan ...] [unit|fuzz|sim|sql|cluster ...]
 
 With names of builds or suites, only those. Each unit program and each Python file is one run, with a time limit and a
 log of its own in BUILD/check/. What fails is printed. The last line is the sum: N passed, N failed, N skipped.
@@ -20,7 +20,7 @@ import xml.etree.ElementTree
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = "/usr/bin/python3"
 CORES = os.cpu_count() or 1
-SUITES = ["unit", "sim", "sql", "cluster"]
+SUITES = ["unit", "fuzz", "sim", "sql", "cluster"]
 
 # san: what meson is told. suites: those that run. select: which Python tests (pytest -m). slow, scale: DUST_SLOW,
 # DUST_SCALE.
@@ -29,17 +29,18 @@ BUILDS = {
     "asan": {
         "dir": "build-asan",
         "options": ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
-        "suites": ["unit", "sql", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
+        "suites": ["unit", "fuzz", "sql", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
         "preload": "libasan.so",
     },
     "tsan": {
         "dir": "build-tsan",
         "options": ["-Db_sanitize=thread", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
-        "suites": ["unit", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
+        "suites": ["unit", "fuzz", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
         "preload": "libtsan.so",
     },
 }
-LIMIT = {"unit": 300, "sim": 900, "sql": 300, "cluster": 400}  # seconds for one run
+LIMIT = {"unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400}  # seconds for one run
+MUTATIONS = 20000  # of the corpus of a fuzz target
 
 started = time.monotonic()
 say_lock = threading.Lock()
@@ -94,7 +95,7 @@ class Run:
         if passed + failed + skipped == 0:
             if p.returncode == 77:
                 skipped = 1
-            elif self.suite in ("unit", "sim"):
+            elif self.suite in ("unit", "fuzz", "sim"):
                 failed = 1
                 why.append("it ran no test")
         with say_lock:
@@ -118,7 +119,7 @@ class Run:
                 sys.stdout.flush()
 
     def count(self, text, status):
-        if self.suite == "unit":  # cmocka's TAP
+        if self.suite in ("unit", "fuzz"):  # cmocka's TAP, and that of fuzz/replay.c
             skipped = len(re.findall(r"^(?:not )?ok\b.*# SKIP", text, re.M))  # cmocka says "not ok N # SKIP"
             passed = len(re.findall(r"^ok\b(?!.*# SKIP)", text, re.M))
             failed = len(re.findall(r"^not ok\b(?!.*# SKIP)", text, re.M))
@@ -163,17 +164,23 @@ def runs_of(build, suites):
     path = build["path"]
     sanitized = "preload" in build
     for suite in suites:
-        if suite == "unit":
-            for exe in sorted(glob.glob(os.path.join(path, "tests", "test_*"))):
+        if suite in ("unit", "fuzz"):
+            prefix = {"unit": "test_", "fuzz": "fuzz_"}[suite]
+            for exe in sorted(glob.glob(os.path.join(path, "tests", prefix + "*"))):
                 if os.access(exe, os.X_OK) and os.path.isfile(exe):
-                    name = os.path.basename(exe)[5:]
+                    name = os.path.basename(exe)[len(prefix):]
+                    base = os.path.join(path, "check", suite + "-" + name)
                     env = {"CMOCKA_MESSAGE_OUTPUT": "TAP"}
                     if sanitized:
                         # A unit test is a whole program: its reports go to its log, and leaks count.
-                        env.update(sanitizer_env(build, os.path.join(path, "check", suite + "-" + name)))
+                        env.update(sanitizer_env(build, base))
                         env["ASAN_OPTIONS"] = "exitcode=66"
                         env["UBSAN_OPTIONS"] = "print_stacktrace=1:halt_on_error=1:exitcode=66"
-                    yield Run(build, suite, name, [exe], env)
+                    argv = [exe]
+                    if suite == "fuzz":
+                        argv += [os.path.join(ROOT, "tests", "fuzz", "corpus", name), "--mutations", str(MUTATIONS),
+                                 "--keep", base + ".input"]
+                    yield Run(build, suite, name, argv, env)
         elif suite == "sim":
             yield Run(build, suite, "guard", [os.path.join(path, "tests", "guard_sim"), "--ci"], {})
         else:
@@ -282,7 +289,7 @@ def main(args):
         runs = list(runs_of(build, suites))
         # The simulation takes all cores by itself; the others share them.
         run_all([r for r in runs if r.suite == "sim"], 1)
-        run_all([r for r in runs if r.suite in ("unit", "sql")], jobs)
+        run_all([r for r in runs if r.suite in ("unit", "fuzz", "sql")], jobs)
         # Members that get no processor lose their leadership: at most as many of these at once as there are cores for.
         run_all([r for r in runs if r.suite == "cluster"], max(1, jobs // 2))
         shutil.rmtree(os.path.join(build["path"], "check", "tmp"), ignore_errors=True)
