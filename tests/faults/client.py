@@ -178,6 +178,10 @@ class Client(threading.Thread):
             n = c.execute(sql, (op, json.dumps(effect))).lastrowid
         return n
 
+    def last(self, c):
+        """The last row of hist: its place, and whose it is."""
+        return c.execute("SELECT n, op FROM hist ORDER BY n DESC LIMIT 1").fetchone() or (0, None)
+
     def perhaps_give_up(self, saw):
         """Some transactions only look, from within a write transaction, and roll back: what they saw counts."""
         self.saw = saw
@@ -190,9 +194,9 @@ class Client(threading.Thread):
 
         def body(c, op):
             self.begin(c)
-            n = c.execute("SELECT max(n) FROM hist").fetchone()[0]
+            n, last = self.last(c)
             rows = c.execute("SELECT balance FROM account ORDER BY id").fetchall()
-            self.perhaps_give_up({"n": n, "accounts": [r[0] for r in rows]})
+            self.perhaps_give_up({"n": n, "last": last, "accounts": [r[0] for r in rows]})
             c.execute("UPDATE account SET balance = balance - ? WHERE id = ?", (amount, a))
             c.execute("UPDATE account SET balance = balance + ? WHERE id = ?", (amount, b))
             n = self.place(c, op, ["move", a, b, amount])
@@ -209,7 +213,7 @@ class Client(threading.Thread):
 
         def body(c, op):
             self.begin(c)
-            n = c.execute("SELECT max(n) FROM hist").fetchone()[0]
+            n, last = self.last(c)
             read, effect = {}, ["append"]
             for i, (kind, key) in enumerate(steps):
                 key += base
@@ -221,11 +225,11 @@ class Client(threading.Thread):
                     value = int(op.split(".")[-1]) * 10 + i
                     c.execute("INSERT INTO list(key, value) VALUES(?, ?)", (key, value))
                     effect.append([key, value])
-            self.perhaps_give_up({"n": n, "lists": read})
+            self.perhaps_give_up({"n": n, "last": last, "lists": read})
             m = self.place(c, op, effect)
             c.execute("COMMIT")
             self.saw = None
-            return {"n": m, "before": {"n": n, "lists": read}}
+            return {"n": m, "before": {"n": n, "last": last, "lists": read}}
 
         self.do({"op": "list"}, body)
 
@@ -247,12 +251,12 @@ class Client(threading.Thread):
 
         def body(c, op):
             c.execute("BEGIN")
-            n = c.execute("SELECT max(n) FROM hist").fetchone()[0]
+            n, last = self.last(c)
             accounts = [r[0] for r in c.execute("SELECT balance FROM account ORDER BY id")]
             lists = {key: [r[0] for r in c.execute("SELECT value FROM list WHERE key = ? ORDER BY at", (key,))]}
             v = c.execute("SELECT v FROM counter").fetchone()[0]
             c.execute("COMMIT")
-            return {"n": n, "accounts": accounts, "lists": lists, "v": v}
+            return {"n": n, "last": last, "accounts": accounts, "lists": lists, "v": v}
 
         self.saw = None
         self.do({"op": "read", "level": level}, body, level)

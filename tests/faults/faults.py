@@ -139,8 +139,10 @@ class Member(cluster.Worker):
             self.launch()
             try:
                 self.open_db()
-            except SqlError:
+            except SqlError as e:
                 self.kill9()  # its disk may still be bad: tried again when all is healed
+                if e.name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+                    self.run.violations.append("damage: %s cannot be opened again: %s" % (self.name, e.text))
                 raise
             self.work()
 

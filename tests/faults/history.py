@@ -141,6 +141,8 @@ class Checker:
                 state.apply(json.loads(hist[at][2]))
                 at += 1
             why = state.contradicts(seen)
+            if n > 0 and seen.get("last") != hist[n - 1][1]:
+                why = "it is %s, seen was %s" % (hist[n - 1][1], seen.get("last"))
             if why is not None:
                 self.wrong("snapshot", "%s at place %d: %s" % (op.id, n, why))
         while at < len(hist):
