@@ -1,0 +1,118 @@
+"""Power loss while a member commits, checkpoints, takes snapshots and cuts its log: what was acknowledged is there."""
+import os
+
+import losses
+from cluster import scaled
+from losses import Losses, plain, points
+
+TABLES = (
+    "PRAGMA page_size = 16384",
+    "CREATE TABLE t(who TEXT, seq INT, part INT, big INT, data BLOB, sum INT)",
+    "CREATE TABLE big(who TEXT PRIMARY KEY, seq INT, data BLOB, sum INT)",
+    "INSERT INTO big VALUES('w0', 0, x'', 0), ('w1', 0, x'', 0)",
+)
+
+# A writer: transactions of three rows, of 1 MiB more now and then, with a note before and after each.
+WRITER = """
+import ctypes, random, zlib
+mark = ctypes.CDLL(None).crash_mark
+rng = random.Random(arg["who"])
+c = connect(arg["path"])
+for seq in range(1, arg["n"] + 1):
+    big = seq % arg["every"] == 0
+    mark(b"try %s %d" % (arg["who"].encode(), seq))
+    c.execute("BEGIN IMMEDIATE")
+    for part in range(3):
+        data = rng.randbytes(rng.randrange(3000))
+        c.execute("INSERT INTO t VALUES(?, ?, ?, ?, ?, ?)", (arg["who"], seq, part, big, data, zlib.crc32(data)))
+    if big:
+        data = rng.randbytes(1 << 20)
+        c.execute("UPDATE big SET seq = ?, data = ?, sum = ? WHERE who = ?", (seq, data, zlib.crc32(data), arg["who"]))
+    c.execute("COMMIT")
+    mark(b"ack %s %d" % (arg["who"].encode(), seq))
+c.close()
+"""
+
+ROWS = "SELECT who, seq, count(*), sum(crc(data) <> sum), max(big) FROM t GROUP BY who, seq"
+BIG = "SELECT who, seq, crc(data) = sum FROM big"
+CHECK = "PRAGMA integrity_check"
+
+
+def write(m, n, every):
+    """Two writers, and checkpoints meanwhile."""
+    jobs = [m.start("py", conn=who, code=WRITER, arg={"who": who, "path": m.path, "n": n, "every": every})
+            for who in ("w0", "w1")]
+    while not all(j.done() for j in jobs):
+        m.checkpoint()
+    for j in jobs:
+        m.get(j)
+
+
+def noted(marks, word):
+    return {(who, int(seq)) for w, who, seq in (x.split() for x in marks if x.count(" ") == 2) if w == word}
+
+
+def whole(rows, big):
+    """The transactions that are there; each of them must be whole."""
+    for who, seq, n, wrong, _ in rows:
+        assert n == 3 and wrong == 0, "%s %d: %d rows, %d of them damaged" % (who, seq, n, wrong)
+    for who, seq, right in big:
+        assert right, "big of %s is damaged" % who
+        last = max([s for w, s, _, _, has in rows if w == who and has], default=0)
+        assert seq == last, "big of %s is of %d, the rows of %d" % (who, seq, last)
+    return {(who, seq) for who, seq, *_ in rows}
+
+
+def check_plain(point, folder):
+    """As plain SQLite sees it: a version that there was."""
+    copy = folder + "-plain"
+    losses.shutil.rmtree(copy, ignore_errors=True)
+    point.state.write(copy, only=lambda p: p in ("a.db", "a.db-journal"))
+    try:
+        check, rows, big = plain(os.path.join(copy, "a.db"), CHECK, ROWS, BIG)
+    except losses.sqlite3.Error as e:
+        raise AssertionError("plain SQLite: %s" % e) from None
+    assert check == [("ok",)], check[:3]
+    there = whole(rows, big)
+    assert there <= noted(point.marks, "try"), "rows that nobody has tried to write"
+    for who in ("w0", "w1"):
+        seqs = sorted(s for w, s in there if w == who)
+        assert seqs == list(range(1, len(seqs) + 1)), "gaps in the rows of %s: %s" % (who, seqs)
+
+
+def check_member(opener, point, folder):
+    """As the member does, which can be written to, too."""
+    after = [("INSERT INTO t VALUES('after', 1, 0, 0, x'', 0)", []), "SELECT count(*) FROM t WHERE who = 'after'"]
+    (answer, error), = opener.open((os.path.join(folder, "a.db"), [CHECK, ROWS, BIG, "SELECT dust_role()"] + after))
+    assert error is None, error
+    check, rows, big, role, _, n = answer
+    assert check == [["ok"]], check[:3]
+    assert role == [["leader"]] and n == [[1]]
+    there = whole(rows, big)
+    lost = noted(point.marks, "ack") - there
+    assert not lost, "lost: %s" % sorted(lost)[:5]
+    assert there <= noted(point.marks, "try"), "rows that nobody has tried to write"
+
+
+def record(recording, n, every):
+    """A member's life, recorded from before its start to its clean end."""
+    path = os.path.join(recording.live, "a.db")
+    plain(path, *TABLES)
+    recording.begin()
+    m = recording.member("a")
+    m.create()
+    losses.mark(m, "started")
+    write(m, n, every)
+    losses.mark(m, "end")
+    assert m.end() == 0
+
+
+def test_commits(box, opener, recording):
+    record(recording, 10, 100)
+    losses_ = Losses(recording, first="started")
+
+    def look(point, folder):
+        check_plain(point, folder)
+        check_member(opener, point, folder)
+
+    losses_.check(points(60), look)
