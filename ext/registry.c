@@ -209,9 +209,23 @@ static void remove_folder(const char *path)
     rmdir(name);
 }
 
+/* Make the folder in which a file lies know durably what is in it. */
+static int flush_parent(const char *path, struct err *e)
+{
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+
+    if (slash == NULL) {
+        return folder_flush(".", e);
+    }
+    snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    return folder_flush(dir, e);
+}
+
 static int make_folder(const char *path, struct err *e)
 {
     char dir[4096];
+    int rv;
 
     if (snprintf(dir, sizeof dir, "%s-dust", path) >= (int)sizeof dir) {
         return err_set(e, DUST_MISUSE, "the path is too long");
@@ -221,7 +235,11 @@ static int make_folder(const char *path, struct err *e)
                                      "%s exists already: this database is a member of a cluster, or was one", dir)
                                : err_sys(e, errno, "cannot make %s", dir);
     }
-    return DUST_OK;
+    rv = flush_parent(path, e);
+    if (rv != DUST_OK) {
+        rmdir(dir);
+    }
+    return rv;
 }
 
 static int new_database(struct sqlite_lib *lib, const char *path, const struct start_options *o,

@@ -423,8 +423,10 @@ int io_init(struct node *n, struct err *e)
     int rv;
 
     snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
-    if (mkdir(dir, 0700) == 0) {
-        /* made */
+    mkdir(dir, 0700);
+    rv = folder_flush(n->db->dir, e); /* libraft flushes what is in its folder, and nobody else the folder's own name */
+    if (rv != DUST_OK) {
+        return rv;
     }
     n->io.transport = (struct raft_uv_transport){
         .data = n, .init = t_init, .listen = t_listen, .connect = t_connect, .close = t_close};
