@@ -2,7 +2,6 @@
 import os
 
 import losses
-from cluster import scaled
 from losses import Losses, plain, points
 
 TABLES = (
@@ -107,12 +106,30 @@ def record(recording, n, every):
     assert m.end() == 0
 
 
-def test_commits(box, opener, recording):
-    record(recording, 10, 100)
-    losses_ = Losses(recording, first="started")
-
+def check(box, opener, losses_, n):
     def look(point, folder):
         check_plain(point, folder)
         check_member(opener, point, folder)
 
-    losses_.check(points(60), look)
+    losses_.check(points(n), look)
+
+
+def test_commits(box, opener, recording):
+    """Small transactions of two writers, checkpoints meanwhile, the end of the process."""
+    record(recording, 10, 100)
+    check(box, opener, Losses(recording, first="started"), 40)
+
+
+def test_snapshots(box, opener, recording):
+    """More bytes than the log is to hold: snapshots are taken, and old segments removed."""
+    record(recording, 24, 2)
+    losses_ = Losses(recording, first="started")
+    done = {(r.kind, os.path.basename(r.path)[:9]) for r in losses_.records}
+    assert ("RENAME", "tmp-snaps") in done and ("UNLINK", "000000000") in done
+    check(box, opener, losses_, 60)
+
+
+def test_end(box, opener, recording):
+    """The last checkpoint of a process that ends."""
+    record(recording, 3, 100)
+    check(box, opener, Losses(recording, first="end"), 20)
