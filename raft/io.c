@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "raft/node_impl.h"
+#include "raft/torn.h"
 
 struct append_req {
     struct raft_io_append req;
@@ -284,13 +285,19 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
 {
     struct node *n = io_node(raft_io);
-    int rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
+    char dir[4096];
+    int rv;
 
+    n->io.load_err.code = DUST_OK;
+    snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
+    if (torn_mend(dir, &n->io.load_err) != DUST_OK) {
+        return RAFT_IOERR;
+    }
+    rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
     if (rv != 0) {
         return rv;
     }
     cut_entries(n, *start, entries, n_entries);
-    n->io.load_err.code = DUST_OK;
     if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, &n->io.load_err) != DUST_OK) {
         return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
     }

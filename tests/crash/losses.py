@@ -109,8 +109,8 @@ class Losses:
     The function looks at the state in `folder` and raises AssertionError for a loss; all losses are gathered, and the
     first ones told of at the end."""
 
-    def __init__(self, recording, only="", first=None, styles=replay.STYLES):
-        """only: what begins with this path suffers the loss. first: begin at this mark."""
+    def __init__(self, recording, only="", first=None, styles=replay.STYLES, pick=None):
+        """only: what begins with this path suffers the loss. first: begin at this mark. pick: after such records only."""
         self.box, self.before = recording.box, recording.before
         self.only, self.styles = only, styles
         self.rng = random.Random(SEED)
@@ -121,7 +121,7 @@ class Losses:
         if first is not None:
             begin = next(r.seq for r in self.records if r.kind == "MARK" and r.path == first)
             at = [seq for seq in at if seq > begin]
-        self.points = at
+        self.points = [seq for seq in at if pick is None or pick(self.records[seq])]
         self.tried = {}
         self.n_states = 0
 
@@ -147,7 +147,7 @@ class Losses:
                 last = r if r.seq in chosen else last
 
     def states_of(self, disk, r, marks):
-        few = [self.styles[(r.seq + i) % len(self.styles)] for i in range(2)]
+        few = [self.styles[(r.seq + i) % len(self.styles)] for i in range(2)][:len(self.styles)]
         for style in self.styles if ALL else few:
             state = disk.state(replay.Choice(style, self.rng, self.only))
             key = state.key()

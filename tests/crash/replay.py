@@ -16,6 +16,8 @@ A Choice says what of the unflushed becomes of it:
     files    all names, nothing of the content;  names: the reverse
     ordered  names up to a point in time (as journalling filesystems have it), of the writes any, whole or torn
     any      any of the names, any of the writes, whole or torn
+    torn     all of it, but each write is torn
+    tail     all of it, but each write lacks its first sector
 A torn write has some of its sectors of 512 bytes, be it the first ones or any, and the file is as long as if it had
 all. Names are put together from the operations kept, in their order: a rename whose file was not created by name before
 creates it. Contents of a mapped file (`pages`, -shm) are noise after a crash.
@@ -30,7 +32,7 @@ KINDS = ["OPEN", "CLOSE", "WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR",
 HEAD = struct.Struct("=IIiiiIIIqqQ")
 MAGIC = 0x43524153
 CHANGES = {"WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR", "RMDIR", "LINK", "SYNC", "SUBMIT", "DONE"}
-STYLES = ("none", "all", "files", "names", "ordered", "any")
+STYLES = ("none", "all", "files", "names", "ordered", "any", "torn", "tail")
 NOISE = ("/pages", "-shm")
 
 
@@ -214,7 +216,7 @@ class Choice:
         struck = [any(f.path.startswith(self.only) for f, _, _ in op.changes) for op in ops]
         if self.style in ("none", "names"):
             keep = [False] * len(ops)
-        elif self.style in ("all", "files"):
+        elif self.style in ("all", "files", "torn", "tail"):
             keep = [True] * len(ops)
         elif self.style == "ordered":
             cut = self.rng.randint(0, len(ops))
@@ -226,8 +228,12 @@ class Choice:
     def do(self, op, image):
         if op.durable or self.style in ("all", "names") or not op.path.startswith(self.only):
             op.do(image)
-        elif self.style in ("ordered", "any"):
-            dice = self.rng.random()
+        elif self.style in ("torn", "tail") and op.data is None:
+            op.do(image)
+        elif self.style == "tail":
+            op.do(image, range(1, op.n_sectors()))
+        elif self.style in ("ordered", "any", "torn", "tail"):
+            dice = self.rng.random() * (0.3 if self.style == "torn" else 1)
             if op.data is None or dice > 0.3:
                 if self.rng.random() < self.kept:
                     op.do(image)

@@ -129,6 +129,14 @@ def test_snapshots(box, opener, recording):
     check(box, opener, losses_, 60)
 
 
+def test_first_write_of_a_segment(box, opener, recording):
+    """It is on disk without its beginning: libraft alone would refuse such a log."""
+    record(recording, 12, 2)
+    losses_ = Losses(recording, first="started", styles=("tail",), pick=lambda r: r.kind == "SUBMIT" and r.off == 0)
+    assert losses_.points
+    check(box, opener, losses_, 8)
+
+
 def test_end(box, opener, recording):
     """The last checkpoint of a process that ends."""
     record(recording, 3, 100)

@@ -1,6 +1,6 @@
 """Runs the tests of all suites, on up to three builds; called by tools/check, which installs what they need.
 
-    check.py [quick] [normal|asan|tsan ...] [unit|sim|sql|cluster ...]
+    check.py [quick] [normal|asan|tsan ...] [unit|sim|sql|cluster|crash ...]
 
 With names of builds or suites, only those. Each unit program and each Python file is one run, with a time limit and a
 log of its own in BUILD/check/. What fails is printed. The last line is the sum: N passed, N failed, N skipped.
@@ -20,7 +20,7 @@ import xml.etree.ElementTree
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = "/usr/bin/python3"
 CORES = os.cpu_count() or 1
-SUITES = ["unit", "sim", "sql", "cluster"]
+SUITES = ["unit", "sim", "sql", "cluster", "crash"]
 
 # san: what meson is told. suites: those that run. select: which Python tests (pytest -m). slow, scale: DUST_SLOW,
 # DUST_SCALE.
@@ -39,7 +39,7 @@ BUILDS = {
         "preload": "libtsan.so",
     },
 }
-LIMIT = {"unit": 300, "sim": 900, "sql": 300, "cluster": 400}  # seconds for one run
+LIMIT = {"unit": 300, "sim": 900, "sql": 300, "cluster": 400, "crash": 400}  # seconds for one run
 
 started = time.monotonic()
 say_lock = threading.Lock()
@@ -188,6 +188,7 @@ def runs_of(build, suites):
                 env = {
                     "DUST_LIB": os.path.join(path, "libdust.so"),
                     "DUST_AUTOEXT": os.path.join(path, "tests", "autoext"),
+                    "CRASH_RECORD": os.path.join(path, "tests", "librecord.so"),
                     "DUST_SLOW": str(build["slow"]),
                     "DUST_SCALE": os.environ.get("DUST_SCALE", str(build["scale"])),
                     "DUST_TMP": os.path.join(path, "check", "tmp"),
@@ -284,7 +285,7 @@ def main(args):
         run_all([r for r in runs if r.suite == "sim"], 1)
         run_all([r for r in runs if r.suite in ("unit", "sql")], jobs)
         # Members that get no processor lose their leadership: at most as many of these at once as there are cores for.
-        run_all([r for r in runs if r.suite == "cluster"], max(1, jobs // 2))
+        run_all([r for r in runs if r.suite in ("cluster", "crash")], max(1, jobs // 2))
         shutil.rmtree(os.path.join(build["path"], "check", "tmp"), ignore_errors=True)
     say("done")
     print("%(passed)d passed, %(failed)d failed, %(skipped)d skipped" % total, flush=True)
