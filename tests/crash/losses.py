@@ -27,14 +27,18 @@ SEED = int(os.environ.get("CRASH_SEED", "1"))
 
 
 class Recording:
-    """A folder `live` in the box, and the log of what recorded programs do to it."""
+    """A folder in the box, and the log of what recorded programs do to it. state: what is in it at first. marks: notes
+    that stand before all of the log."""
 
-    def __init__(self, box):
+    def __init__(self, box, name="live", state=None, marks=()):
         self.box = box
-        self.live = os.path.realpath(box.dir) + "/live"
-        self.before = box.path("before")
-        self.log = os.path.realpath(box.dir) + "/log"
-        os.mkdir(self.live)
+        self.live = os.path.join(os.path.realpath(box.dir), name)
+        self.before, self.log = self.live + "-before", self.live + "-log"
+        self.marks = list(marks)
+        if state is None:
+            os.mkdir(self.live)
+        else:
+            state.write(self.live)
 
     def begin(self):
         """What is in the folder now is on disk."""
@@ -112,7 +116,7 @@ class Losses:
     def __init__(self, recording, only="", first=None, styles=replay.STYLES, pick=None):
         """only: what begins with this path suffers the loss. first: begin at this mark. pick: after such records only."""
         self.box, self.before = recording.box, recording.before
-        self.only, self.styles = only, styles
+        self.only, self.styles, self.marks = only, styles, recording.marks
         self.rng = random.Random(SEED)
         self.records = replay.read_log(recording.log)
         disk = replay.Disk(self.before)
@@ -135,7 +139,7 @@ class Losses:
         disk = replay.Disk(self.before)
         chosen = self.sample(n)
         self.n_points = len(chosen)
-        marks, last = [], None
+        marks, last = list(self.marks), None
         for r in self.records + [None]:
             if r is not None and r.kind == "MARK":
                 marks.append(r.path)
@@ -175,4 +179,4 @@ class Losses:
 
 
 def points(n):
-    return scaled(n, 5)
+    return scaled(n, 2)

@@ -604,6 +604,8 @@ long syscall(long number, ...)
         return io_submit(real, a[0], a[1], (struct iocb **)a[2]);
     case SYS_io_getevents:
         return io_getevents(real, a[0], a[1], a[2], (struct io_event *)a[3], a[4]);
+    case SYS_close: /* libuv */
+        return close((int)a[0]);
     case SYS_pwritev:
         return pwritev((int)a[0], (const struct iovec *)a[1], (int)a[2], a[3]);
     case SYS_pwritev2:

@@ -2,7 +2,7 @@
 import os
 
 import losses
-from losses import Losses, plain, points
+from losses import Losses, Recording, plain, points
 
 TABLES = (
     "PRAGMA page_size = 16384",
@@ -106,7 +106,7 @@ def record(recording, n, every):
     assert m.end() == 0
 
 
-def check(box, opener, losses_, n):
+def check(opener, losses_, n):
     def look(point, folder):
         check_plain(point, folder)
         check_member(opener, point, folder)
@@ -117,7 +117,7 @@ def check(box, opener, losses_, n):
 def test_commits(box, opener, recording):
     """Small transactions of two writers, checkpoints meanwhile, the end of the process."""
     record(recording, 10, 100)
-    check(box, opener, Losses(recording, first="started"), 40)
+    check(opener, Losses(recording, first="started"), 25)
 
 
 def test_snapshots(box, opener, recording):
@@ -126,7 +126,7 @@ def test_snapshots(box, opener, recording):
     losses_ = Losses(recording, first="started")
     done = {(r.kind, os.path.basename(r.path)[:9]) for r in losses_.records}
     assert ("RENAME", "tmp-snaps") in done and ("UNLINK", "000000000") in done
-    check(box, opener, losses_, 60)
+    check(opener, losses_, 30)
 
 
 def test_first_write_of_a_segment(box, opener, recording):
@@ -134,10 +134,24 @@ def test_first_write_of_a_segment(box, opener, recording):
     record(recording, 12, 2)
     losses_ = Losses(recording, first="started", styles=("tail",), pick=lambda r: r.kind == "SUBMIT" and r.off == 0)
     assert losses_.points
-    check(box, opener, losses_, 8)
+    check(opener, losses_, 8)
 
 
 def test_end(box, opener, recording):
     """The last checkpoint of a process that ends."""
     record(recording, 3, 100)
-    check(box, opener, Losses(recording, first="end"), 20)
+    check(opener, Losses(recording, first="end"), 10)
+
+
+def test_recovery(box, opener, recording):
+    """Power loss while what an earlier one left is put in order, and in the commits after it."""
+    record(recording, 10, 4)
+    first = Losses(recording, first="started")
+    for i, point in enumerate(first.states(points(2))):
+        again = Recording(box, "again%d" % i, point.state, point.marks)
+        again.begin()
+        m = again.member("a").again()
+        m.py(WRITER, {"who": "w2", "path": m.path, "n": 3, "every": 100}, conn="writer")
+        m.checkpoint()
+        m.kill9()
+        check(opener, Losses(again), 5)

@@ -99,4 +99,4 @@ def test_join(box, opener, recording, only):
     """Power loss of the one that joins; of both at once."""
     record(recording)
     losses = Losses(recording, only=only, first="joining")
-    losses.check(points(25), lambda point, folder: look(opener, point, folder))
+    losses.check(points(5), lambda point, folder: look(opener, point, folder))
