@@ -285,19 +285,13 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
 {
     struct node *n = io_node(raft_io);
-    char dir[4096];
-    int rv;
+    int rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
 
-    n->io.load_err.code = DUST_OK;
-    snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
-    if (torn_mend(dir, &n->io.load_err) != DUST_OK) {
-        return RAFT_IOERR;
-    }
-    rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
     if (rv != 0) {
         return rv;
     }
     cut_entries(n, *start, entries, n_entries);
+    n->io.load_err.code = DUST_OK;
     if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, &n->io.load_err) != DUST_OK) {
         return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
     }
@@ -432,6 +426,9 @@ int io_init(struct node *n, struct err *e)
     snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
     mkdir(dir, 0700);
     rv = folder_flush(n->db->dir, e); /* libraft flushes what is in its folder, and nobody else the folder's own name */
+    if (rv == DUST_OK) {
+        rv = torn_mend(dir, e);
+    }
     if (rv != DUST_OK) {
         return rv;
     }

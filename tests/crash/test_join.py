@@ -15,7 +15,7 @@ IDS = "SELECT id FROM t ORDER BY id"
 WRITE = ["BEGIN", "INSERT INTO t VALUES(100000, x'')", "DELETE FROM t WHERE id = 100000", "COMMIT"]
 
 
-def record(recording):
+def record(recording, end=True):
     """a has rows, b joins, then both write; acknowledged rows are noted by their id."""
     for name in ("a", "b"):
         os.mkdir(os.path.join(recording.live, name))
@@ -41,8 +41,9 @@ def record(recording):
         mark(m, "ack %d" % i)
     for m in (a, b):
         m.checkpoint()
-    a.kill9()
-    b.kill9()
+        if end:
+            m.kill9()
+    return {"a": a, "b": b}
 
 
 def acked(point):
@@ -100,3 +101,52 @@ def test_join(box, opener, recording, only):
     record(recording)
     losses = Losses(recording, only=only, first="joining")
     losses.check(points(5), lambda point, folder: look(opener, point, folder))
+
+
+def read_only(opener, path):
+    """It was removed from the cluster before it had put its file in order. What such a member says to do is done."""
+    shutil.rmtree(path + "-dust")
+    (_, error), = opener.open((path, [("VACUUM INTO ?", [path + "-copy"])]))
+    assert error is None, error
+    (rows, error), = opener.open((path + "-copy", WRITE + [CHECK, IDS]))
+    assert error is None, error
+    assert rows[-2] == [["ok"]] and {r[0] for r in rows[-1]} >= set(range(1, N + 1))
+
+
+def look_leave(opener, point, folder, leaver, stays):
+    look_plain(point, folder)
+    left, there = (os.path.join(folder, name, name + ".db") for name in (leaver, stays))
+    jobs = [(there, WRITE + [CHECK, IDS])]
+    if os.path.exists(left + "-dust"):
+        jobs.append((left, [CHECK, IDS]))
+    answers = opener.open(*jobs)
+    rows, error = answers[0]
+    said = "" if len(jobs) == 1 else ", %s says: %s" % (leaver, answers[1][1])
+    assert error is None, "%s: %s%s" % (stays, error, said)
+    ids = {r[0] for r in rows[-1]}
+    assert rows[-2] == [["ok"]] and acked(point) <= ids
+    if len(jobs) == 1:
+        assert tables(left) >= set(range(1, N + 1))
+        return
+    assert "left" not in point.marks, "it has not left: %s" % answers[1][1]
+    rows, error = answers[1]
+    if error is None:
+        assert rows[-2] == [["ok"]] and {r[0] for r in rows[-1]} <= ids
+    elif "SQLITE_READONLY" in error:
+        read_only(opener, left)
+    else:
+        assert "cut short" in error and "delete" in error, error
+
+
+@pytest.mark.parametrize("leaver, stays", ["ab", "ba"])
+def test_leave(box, opener, recording, leaver, stays):
+    """Power loss of a member that leaves another one, and of both at once."""
+    members = record(recording, end=False)
+    mark(members[leaver], "leaving")
+    members[leaver].one("SELECT dust_leave()")
+    mark(members[leaver], "left")
+    for m in members.values():
+        m.kill9()
+    for only in (leaver + "/", ""):
+        losses = Losses(recording, only=only, first="leaving")
+        losses.check(points(4), lambda point, folder: look_leave(opener, point, folder, leaver, stays))

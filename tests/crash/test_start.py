@@ -74,7 +74,7 @@ def test_start(box, opener, recording, wal):
     mark(m, "started")
     m.kill9()
     losses = Losses(recording)
-    losses.check(points(15), lambda point, folder: look(
+    losses.check(points(10), lambda point, folder: look(
         opener, point, folder, True if "started" in point.marks else None))
 
 
@@ -90,5 +90,5 @@ def test_leave(box, opener, recording):
     mark(m, "left")
     m.kill9()
     losses = Losses(recording, first="leaving")
-    losses.check(points(20), lambda point, folder: look(
+    losses.check(points(15), lambda point, folder: look(
         opener, point, folder, False if "left" in point.marks else None))

@@ -1,4 +1,4 @@
-/* Unit tests of raft/torn: which segments are emptied, and which are left as they are. */
+/* Unit tests of raft/torn: which segments are emptied, which metadata removed, and what is left as it is. */
 #undef NDEBUG
 #include <setjmp.h>
 #include <stdarg.h>
@@ -101,6 +101,55 @@ static void test_others(void **state)
     assert_false(emptied(12));
 }
 
+/* A metadata file: none, 32 bytes with this version, only zeros, or cut off. */
+enum { NONE = -1, CUT = -2 };
+
+static void put_metadata(int number, int version)
+{
+    uint8_t bytes[32] = {version > 0, 0, 0, 0, 0, 0, 0, 0, (uint8_t)version};
+    size_t size = version == CUT ? 20 : sizeof bytes;
+    char path[100];
+    FILE *f;
+
+    snprintf(path, sizeof path, "%s/metadata%d", dir, number);
+    unlink(path);
+    if (version != NONE) {
+        f = fopen(path, "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(bytes, 1, size, f), size);
+        fclose(f);
+    }
+}
+
+static void check_metadata(int one, int two, bool one_stays, bool two_stays)
+{
+    struct err e;
+    char path[100];
+
+    put_metadata(1, one);
+    put_metadata(2, two);
+    assert_int_equal(torn_mend(dir, &e), DUST_OK);
+    snprintf(path, sizeof path, "%s/metadata1", dir);
+    assert_int_equal(access(path, F_OK) == 0, one_stays);
+    snprintf(path, sizeof path, "%s/metadata2", dir);
+    assert_int_equal(access(path, F_OK) == 0, two_stays);
+}
+
+static void test_metadata(void **state)
+{
+    (void)state;
+    check_metadata(NONE, NONE, false, false);
+    check_metadata(0, NONE, false, false);
+    check_metadata(1, 0, true, false);
+    check_metadata(1, 2, true, true);
+    check_metadata(0, 2, true, true); /* it had been whole */
+    check_metadata(3, 0, true, true);
+    check_metadata(0, 0, true, true);
+    check_metadata(CUT, NONE, true, false);
+    check_metadata(1, CUT, true, true);
+    check_metadata(NONE, NONE, false, false);
+}
+
 static int remove_all(void **state)
 {
     (void)state;
@@ -116,6 +165,7 @@ int main(void)
         cmocka_unit_test(test_which),
         cmocka_unit_test(test_not_the_last),
         cmocka_unit_test(test_others),
+        cmocka_unit_test(test_metadata),
     };
 
     if (mkdtemp(dir) == NULL) {
