@@ -12,7 +12,8 @@
  * record is one append, made before the call returns: what another one does because of it stands behind it.
  *
  * What cannot be followed (a shared mapping that is written to, a write by stdio, io_uring …) is recorded as such;
- * replay.py knows which of these are harmless. crash_mark() puts a note into the log.
+ * replay.py knows which of these are harmless. crash_mark() puts a note into the log; after crash_stop() the process can be
+ * killed without a change that has no record.
  *
  * A record: struct record, then path, path2 and data. Numbers are the machine's. */
 #undef _FILE_OFFSET_BITS /* each name stands for itself here */
@@ -59,6 +60,7 @@ static size_t dir_len;
 static int log_fd = -1;
 
 void crash_mark(const char *text);
+void crash_stop(void);
 
 /* The function that this one stands before. */
 #define REAL(name)                                                                                                     \
@@ -159,6 +161,12 @@ void crash_mark(const char *text)
     lock();
     note(MARK, -1, 0, text, NULL, 0, 0);
     unlock();
+}
+
+/* From here on nothing is done to the folder: whoever tries waits until the process is killed. */
+void crash_stop(void)
+{
+    lock();
 }
 
 /* Its place under the folder ("" is the folder itself), or NULL. */

@@ -3,7 +3,7 @@ all of them."""
 import os
 
 from cluster import wait_until
-from losses import Losses, mark, points
+from losses import Losses, mark, points, stop
 from test_commits import BIG, CHECK, ROWS, TABLES, WRITER, noted, whole
 
 NAMES = ("a", "b", "c")
@@ -35,8 +35,7 @@ def record(recording, box):
             m.checkpoint()
     for m, j in zip(members, jobs):
         m.get(j)
-    for m in members:
-        m.kill9()
+    stop(*members)
 
 
 STEPS = [CHECK, "INSERT INTO t VALUES('after', 1, 0, 0, x'', 0)", "PRAGMA dust_consistency = linearizable", ROWS, BIG]

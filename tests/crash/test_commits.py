@@ -155,5 +155,5 @@ def test_recovery(box, opener, recording):
         m = again.member("a").again()
         m.py(WRITER, {"who": "w2", "path": m.path, "n": 3, "every": 100}, conn="writer")
         m.checkpoint()
-        m.kill9()
+        losses.stop(m)
         check(opener, Losses(again), 5)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from cluster import address
-from losses import Losses, mark, plain, points
+from losses import Losses, mark, plain, points, stop
 
 CHECK = "PRAGMA integrity_check"
 ROWS = "SELECT count(*), sum(id), sum(length(data)) FROM t"
@@ -72,7 +72,7 @@ def test_start(box, opener, recording, wal):
     recording.begin()
     m.create()
     mark(m, "started")
-    m.kill9()
+    stop(m)
     losses = Losses(recording)
     losses.check(points(10), lambda point, folder: look(
         opener, point, folder, True if "started" in point.marks else None))
@@ -88,7 +88,7 @@ def test_leave(box, opener, recording):
     mark(m, "leaving")
     m.one("SELECT dust_leave()")
     mark(m, "left")
-    m.kill9()
+    stop(m)
     losses = Losses(recording, first="leaving")
     losses.check(points(15), lambda point, folder: look(
         opener, point, folder, False if "left" in point.marks else None))
