@@ -197,8 +197,8 @@ static int flush_parent(const char *path, struct err *e)
     return folder_flush(dir, e);
 }
 
-/* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. `member` goes first:
- * without it what a crash leaves of the rest is nobody's. */
+/* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. `member` goes
+ * first: without it what a crash leaves of the rest is nobody's. */
 static void remove_folder(const char *path)
 {
     static const char *const names[] = {"pages", "incoming", "key"};

@@ -6,14 +6,14 @@
  * later sectors of the first write and not the first one. Then libraft reads "format version 0" and refuses the log.
  *
  * Such a segment is emptied here, which libraft takes for one never used. That is right if its first write was the last
- * one of all: no later segment may have anything but zeros. (Otherwise the disk has lost what it had stored, and the log
- * is refused as before.) A segment in which more than one write was done, and whose first sector then decayed, cannot be
- * told from it.
+ * one of all: no later segment may have anything but zeros. (Otherwise the disk has lost what it had stored, and the
+ * log is refused as before.) A segment in which more than one write was done, and whose first sector then decayed,
+ * cannot be told from it.
  *
  * Term and vote are in metadata1 and metadata2, written in turns, with a version that counts up: the first is the one
  * with version 1, the second comes into being with version 2. After a power loss a new file may have its size and
- * nothing but zeros, which libraft refuses. Such a file is removed here, as long as the other one is as it was before it
- * was made: nobody was told of what it was to hold. */
+ * nothing but zeros, which libraft refuses. Such a file is removed here, as long as the other one is as it was before
+ * it was made: nobody was told of what it was to hold. */
 #include "raft/torn.h"
 
 #include <dirent.h>

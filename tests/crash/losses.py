@@ -1,5 +1,5 @@
-"""What the tests of power loss share: a member whose writes are recorded, the points and states of its log, and how what
-is left is opened.
+"""What the tests of power loss share: a member whose writes are recorded, the points and states of its log, and how
+what is left is opened.
 
 Environment
   CRASH_RECORD  the library of record.c; default beside the extension
@@ -73,13 +73,16 @@ class Opener:
     """Opens databases in fresh processes (opener.py)."""
 
     def __init__(self):
-        self.p = subprocess.Popen([PYTHON, os.path.join(os.path.dirname(os.path.abspath(__file__)), "opener.py")],
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_env())
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "opener.py")
+        self.p = subprocess.Popen([PYTHON, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                  env=child_env())
 
     def open(self, *jobs):
-        """jobs: (path, [sql or (sql, params)]). For each: the rows of each step, and the error that ended it or None."""
+        """jobs: (path, [sql or (sql, params)]). For each: the rows of each step, and the error that ended it or None.
+        """
         request = {"lib": LIB, "jobs": [
-            {"path": path, "steps": [[s, []] if isinstance(s, str) else list(s) for s in steps]} for path, steps in jobs]}
+            {"path": path, "steps": [[s, []] if isinstance(s, str) else list(s) for s in steps]}
+            for path, steps in jobs]}
         self.p.stdin.write(json.dumps(request) + "\n")
         self.p.stdin.flush()
         line = self.p.stdout.readline()
@@ -122,7 +125,8 @@ class Losses:
     first ones told of at the end."""
 
     def __init__(self, recording, only="", first=None, styles=replay.STYLES, pick=None):
-        """only: what begins with this path suffers the loss. first: begin at this mark. pick: after such records only."""
+        """only: what begins with this path suffers the loss. first: begin at this mark. pick: after such records
+        only."""
         self.box, self.before = recording.box, recording.before
         self.only, self.styles, self.marks = only, styles, recording.marks
         self.rng = random.Random(SEED)

@@ -12,8 +12,8 @@
  * record is one append, made before the call returns: what another one does because of it stands behind it.
  *
  * What cannot be followed (a shared mapping that is written to, a write by stdio, io_uring …) is recorded as such;
- * replay.py knows which of these are harmless. crash_mark() puts a note into the log; after crash_stop() the process can be
- * killed without a change that has no record.
+ * replay.py knows which of these are harmless. crash_mark() puts a note into the log; after crash_stop() the process
+ * can be killed without a change that has no record.
  *
  * A record: struct record, then path, path2 and data. Numbers are the machine's. */
 #undef _FILE_OFFSET_BITS /* each name stands for itself here */

@@ -27,8 +27,8 @@ import struct
 
 BLOCK = 4096
 SECTOR = 512
-KINDS = ["OPEN", "CLOSE", "WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR", "RMDIR", "LINK", "SYNC", "SUBMIT", "DONE",
-         "MARK", "ODD"]
+KINDS = ["OPEN", "CLOSE", "WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR", "RMDIR", "LINK", "SYNC", "SUBMIT",
+         "DONE", "MARK", "ODD"]
 HEAD = struct.Struct("=IIiiiIIIqqQ")
 MAGIC = 0x43524153
 CHANGES = {"WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR", "RMDIR", "LINK", "SYNC", "SUBMIT", "DONE"}

@@ -1,5 +1,5 @@
-"""Power loss of three members at once: what was acknowledged is on a majority of the disks, so it is there afterwards, on
-all of them."""
+"""Power loss of three members at once: what was acknowledged is on a majority of the disks, so it is there afterwards,
+on all of them."""
 import os
 
 from cluster import wait_until

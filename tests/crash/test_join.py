@@ -1,5 +1,5 @@
-"""Power loss while an empty file joins a cluster: the member that was there is unharmed, and the new one is a member, or
-none, or says what to do; never another database."""
+"""Power loss while an empty file joins a cluster, and while a member leaves: the one that stays is unharmed, and the
+other is a member, or none, or says what to do; never another database."""
 import os
 import shutil
 
