@@ -8,6 +8,10 @@
  *   2. `member` written   the start is finished when the database is next opened: it is unmarked, or still at the
  *   3. app.db marked      cluster's first version, and there is no log
  *   4. log begun          a member
+ * And a leave:
+ *   1. app.db unmarked    the folder is not that of such a file: refused, with what to delete
+ *   2. `member` removed   a folder without `member`: refused, with what to delete
+ *   3. folder removed     an ordinary database
  *
  * At the end of the process each member that leads hands over, and each is checkpointed, so that app.db is complete for
  * plain readers. */
@@ -180,14 +184,32 @@ static int whom_to_join(const char *text, const char *own, struct node_options *
                             : err_set(e, DUST_MISUSE, "join: the address of a member is needed, as host:port");
 }
 
-/* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. */
+/* Make the folder in which a file lies know durably what is in it. */
+static int flush_parent(const char *path, struct err *e)
+{
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+
+    if (slash == NULL) {
+        return folder_flush(".", e);
+    }
+    snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    return folder_flush(dir, e);
+}
+
+/* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. `member` goes
+ * first: without it what a crash leaves of the rest is nobody's. */
 static void remove_folder(const char *path)
 {
-    static const char *const names[] = {"member", "pages", "incoming", "key"};
+    static const char *const names[] = {"pages", "incoming", "key"};
     char name[4096 + 300];
     struct dirent *d;
     DIR *dir;
 
+    snprintf(name, sizeof name, "%s-dust/member", path);
+    unlink(name);
+    snprintf(name, sizeof name, "%s-dust", path);
+    folder_flush(name, NULL);
     snprintf(name, sizeof name, "%s-dust/raft", path);
     dir = opendir(name);
     while (dir != NULL && (d = readdir(dir)) != NULL) {
@@ -207,11 +229,13 @@ static void remove_folder(const char *path)
     }
     snprintf(name, sizeof name, "%s-dust", path);
     rmdir(name);
+    flush_parent(path, NULL);
 }
 
 static int make_folder(const char *path, struct err *e)
 {
     char dir[4096];
+    int rv;
 
     if (snprintf(dir, sizeof dir, "%s-dust", path) >= (int)sizeof dir) {
         return err_set(e, DUST_MISUSE, "the path is too long");
@@ -221,7 +245,11 @@ static int make_folder(const char *path, struct err *e)
                                      "%s exists already: this database is a member of a cluster, or was one", dir)
                                : err_sys(e, errno, "cannot make %s", dir);
     }
-    return DUST_OK;
+    rv = flush_parent(path, e);
+    if (rv != DUST_OK) {
+        rmdir(dir);
+    }
+    return rv;
 }
 
 static int new_database(struct sqlite_lib *lib, const char *path, const struct start_options *o,
@@ -306,8 +334,8 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
     rv = member_load(dir, &opt.self, e);
     if (rv == DUST_NOTFOUND) {
         return err_set(e, DUST_CORRUPT,
-            "%s has no file `member`: starting or joining was cut short, or files were removed; delete %s and start or "
-            "join again",
+            "%s has no file `member`: starting, joining or leaving was cut short, or files were removed; delete %s and "
+            "start or join again",
             dir, dir);
     }
     if (rv != DUST_OK) {
@@ -338,8 +366,9 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
     } else if (content.n_pages != 0 && (!content.marked || content.page_size != opt.self.page_size)) {
         rv = err_set(e, DUST_CORRUPT,
             "%s is not the database of this member (%s): it was replaced; put the right one back, or, if other members "
-            "are well, remove this one there, delete both here, and join anew",
-            path, !content.marked ? "it does not carry dust's mark" : "its page size differs");
+            "are well, remove this one there, delete both here, and join anew%s%s",
+            path, !content.marked ? "it does not carry dust's mark" : "its page size differs",
+            !content.marked ? ". Or dust_leave() was cut short: then delete " : "", !content.marked ? dir : "");
         goto fail;
     }
     rv = store_format(db->store, db->page_size, &content.id, 0, content.n_pages, e);

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "raft/node_impl.h"
+#include "raft/torn.h"
 
 struct append_req {
     struct raft_io_append req;
@@ -428,8 +429,13 @@ int io_init(struct node *n, struct err *e)
     int rv;
 
     snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
-    if (mkdir(dir, 0700) == 0) {
-        /* made */
+    mkdir(dir, 0700);
+    rv = folder_flush(n->db->dir, e); /* libraft flushes what is in its folder, and nobody else the folder's own name */
+    if (rv == DUST_OK) {
+        rv = torn_mend(dir, e);
+    }
+    if (rv != DUST_OK) {
+        return rv;
     }
     n->io.transport = (struct raft_uv_transport){
         .data = n, .init = t_init, .listen = t_listen, .connect = t_connect, .close = t_close};

@@ -434,17 +434,16 @@ int member_load(const char *dir, struct member *out, struct err *e)
     return rv;
 }
 
-static int sync_dir(const char *dir)
+int folder_flush(const char *dir, struct err *e)
 {
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rv, saved;
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rv = DUST_OK;
 
-    if (fd < 0) {
-        return -1;
+    if (fd < 0 || fsync(fd) != 0) {
+        rv = err_sys(e, errno, "cannot flush the folder %s", shown(dir));
     }
-    rv = fsync(fd);
-    saved = errno;
-    close(fd);
-    errno = saved;
+    if (fd >= 0) {
+        close(fd);
+    }
     return rv;
 }
 
@@ -482,8 +481,5 @@ int member_save(const char *dir, const struct member *m, struct err *e)
         unlink(fresh);
         return rv;
     }
-    if (sync_dir(dir) != 0) {
-        return err_sys(e, errno, "cannot flush the folder %s", shown(dir));
-    }
-    return DUST_OK;
+    return folder_flush(dir, e);
 }

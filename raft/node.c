@@ -236,7 +236,9 @@ int node_begin_raft(struct node *n, struct err *e)
     rv = raft_init(&n->raft, &n->io.raft_io, &n->fsm.raft_fsm, n->self.id, n->address);
     if (rv != 0) {
         return err_set(e, rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? DUST_CORRUPT : DUST_IO,
-            "the log in %s/raft cannot be opened: %s", n->db->dir, raft_errmsg(&n->raft));
+            "the log in %s/raft cannot be opened: %s (if other members are well: remove this one there, delete its "
+            "files here, and join anew)",
+            n->db->dir, raft_errmsg(&n->raft));
     }
     n->raft_open = true;
     guard_init(&n->io.guard, &n->raft);

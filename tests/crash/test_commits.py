@@ -1,0 +1,159 @@
+"""Power loss while a member commits, checkpoints, takes snapshots and cuts its log: what was acknowledged is there."""
+import os
+
+import losses
+from losses import Losses, Recording, plain, points
+
+TABLES = (
+    "PRAGMA page_size = 16384",
+    "CREATE TABLE t(who TEXT, seq INT, part INT, big INT, data BLOB, sum INT)",
+    "CREATE TABLE big(who TEXT PRIMARY KEY, seq INT, data BLOB, sum INT)",
+    "INSERT INTO big VALUES('w0', 0, x'', 0), ('w1', 0, x'', 0)",
+)
+
+# A writer: transactions of three rows, of 1 MiB more now and then, with a note before and after each.
+WRITER = """
+import ctypes, random, zlib
+mark = ctypes.CDLL(None).crash_mark
+rng = random.Random(arg["who"])
+c = connect(arg["path"])
+for seq in range(1, arg["n"] + 1):
+    big = seq % arg["every"] == 0
+    mark(b"try %s %d" % (arg["who"].encode(), seq))
+    c.execute("BEGIN IMMEDIATE")
+    for part in range(3):
+        data = rng.randbytes(rng.randrange(3000))
+        c.execute("INSERT INTO t VALUES(?, ?, ?, ?, ?, ?)", (arg["who"], seq, part, big, data, zlib.crc32(data)))
+    if big:
+        data = rng.randbytes(1 << 20)
+        c.execute("UPDATE big SET seq = ?, data = ?, sum = ? WHERE who = ?", (seq, data, zlib.crc32(data), arg["who"]))
+    c.execute("COMMIT")
+    mark(b"ack %s %d" % (arg["who"].encode(), seq))
+c.close()
+"""
+
+ROWS = "SELECT who, seq, count(*), sum(crc(data) <> sum), max(big) FROM t GROUP BY who, seq"
+BIG = "SELECT who, seq, crc(data) = sum FROM big"
+CHECK = "PRAGMA integrity_check"
+
+
+def write(m, n, every, checkpoints):
+    """Two writers, and checkpoints meanwhile, besides those that the member makes by itself."""
+    jobs = [m.start("py", conn=who, code=WRITER, arg={"who": who, "path": m.path, "n": n, "every": every})
+            for who in ("w0", "w1")]
+    while checkpoints and not all(j.done() for j in jobs):
+        m.checkpoint()
+    for j in jobs:
+        m.get(j)
+
+
+def noted(marks, word):
+    return {(who, int(seq)) for w, who, seq in (x.split() for x in marks if x.count(" ") == 2) if w == word}
+
+
+def whole(rows, big):
+    """The transactions that are there; each of them must be whole."""
+    for who, seq, n, wrong, _ in rows:
+        assert n == 3 and wrong == 0, "%s %d: %d rows, %d of them damaged" % (who, seq, n, wrong)
+    for who, seq, right in big:
+        assert right, "big of %s is damaged" % who
+        last = max([s for w, s, _, _, has in rows if w == who and has], default=0)
+        assert seq == last, "big of %s is of %d, the rows of %d" % (who, seq, last)
+    return {(who, seq) for who, seq, *_ in rows}
+
+
+def check_plain(point, folder):
+    """As plain SQLite sees it: a version that there was."""
+    copy = folder + "-plain"
+    losses.shutil.rmtree(copy, ignore_errors=True)
+    point.state.write(copy, only=lambda p: p in ("a.db", "a.db-journal"))
+    try:
+        check, rows, big = plain(os.path.join(copy, "a.db"), CHECK, ROWS, BIG)
+    except losses.sqlite3.Error as e:
+        raise AssertionError("plain SQLite: %s" % e) from None
+    assert check == [("ok",)], check[:3]
+    there = whole(rows, big)
+    assert there <= noted(point.marks, "try"), "rows that nobody has tried to write"
+    for who in ("w0", "w1"):
+        seqs = sorted(s for w, s in there if w == who)
+        assert seqs == list(range(1, len(seqs) + 1)), "gaps in the rows of %s: %s" % (who, seqs)
+
+
+def check_member(opener, point, folder):
+    """As the member does, which can be written to, too."""
+    after = [("INSERT INTO t VALUES('after', 1, 0, 0, x'', 0)", []), "SELECT count(*) FROM t WHERE who = 'after'"]
+    (answer, error), = opener.open((os.path.join(folder, "a.db"), [CHECK, ROWS, BIG, "SELECT dust_role()"] + after))
+    assert error is None, error
+    check, rows, big, role, _, n = answer
+    assert check == [["ok"]], check[:3]
+    assert role == [["leader"]] and n == [[1]]
+    there = whole(rows, big)
+    lost = noted(point.marks, "ack") - there
+    assert not lost, "lost: %s" % sorted(lost)[:5]
+    assert there <= noted(point.marks, "try"), "rows that nobody has tried to write"
+
+
+def record(recording, n, every, checkpoints=True):
+    """A member's life, recorded from before its start to its clean end."""
+    path = os.path.join(recording.live, "a.db")
+    plain(path, *TABLES)
+    recording.begin()
+    m = recording.member("a")
+    m.create()
+    losses.mark(m, "started")
+    write(m, n, every, checkpoints)
+    losses.mark(m, "end")
+    assert m.end() == 0
+
+
+def check(opener, losses_, n):
+    def look(point, folder):
+        check_plain(point, folder)
+        check_member(opener, point, folder)
+
+    losses_.check(points(n), look)
+
+
+def test_commits(box, opener, recording):
+    """Small transactions of two writers, checkpoints meanwhile, the end of the process."""
+    record(recording, 10, 100)
+    check(opener, Losses(recording, first="started"), 25)
+
+
+def test_snapshots(box, opener, recording):
+    """More bytes than the log is to hold: snapshots are taken, and old segments removed."""
+    record(recording, 24, 2, checkpoints=False)
+    losses_ = Losses(recording, first="started")
+    done = {(r.kind, os.path.basename(r.path)[:9]) for r in losses_.records}
+    assert ("RENAME", "tmp-snaps") in done and ("UNLINK", "000000000") in done
+    check(opener, losses_, 30)
+
+
+def test_first_write_of_a_segment(box, opener, recording):
+    """It is on disk without its beginning: libraft alone would refuse such a log."""
+    record(recording, 12, 2)
+    losses_ = Losses(recording, first="started", styles=("tail",), pick=lambda r: r.kind == "SUBMIT" and r.off == 0)
+    assert losses_.points
+    check(opener, losses_, 8)
+
+
+def test_end(box, opener, recording):
+    """The last checkpoint of a process that ends."""
+    record(recording, 10, 4, checkpoints=False)
+    losses_ = Losses(recording, first="end")
+    assert losses_.points
+    check(opener, losses_, 12)
+
+
+def test_recovery(box, opener, recording):
+    """Power loss while what an earlier one left is put in order, and in the commits after it."""
+    record(recording, 10, 4)
+    first = Losses(recording, first="started")
+    for i, point in enumerate(first.states(points(2))):
+        again = Recording(box, "again%d" % i, point.state, point.marks)
+        again.begin()
+        m = again.member("a").again()
+        m.py(WRITER, {"who": "w2", "path": m.path, "n": 3, "every": 100}, conn="writer")
+        m.checkpoint()
+        losses.stop(m)
+        check(opener, Losses(again), 5)
