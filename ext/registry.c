@@ -377,7 +377,11 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
     }
     struct node *node;
 
-    rv = node_start(&node, db, &opt, e);
+    opt.self.starts++; /* before anybody hears of this start: see raft/starts.h */
+    rv = member_save(dir, &opt.self, e);
+    if (rv == DUST_OK) {
+        rv = node_start(&node, db, &opt, e);
+    }
     if (rv != DUST_OK) {
         goto fail;
     }
@@ -441,6 +445,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
         snprintf(opt.self.address, sizeof opt.self.address, "%s", advertise.text);
     }
     opt.self.id = 1;
+    opt.self.starts = 1;
     opt.self.page_size = content.page_size;
     if (sodium_init() < 0) {
         rv = err_set(e, DUST_IO, "no source of random numbers");
@@ -516,6 +521,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
         snprintf(opt.self.address, sizeof opt.self.address, "%s", advertise.text);
     }
     opt.self.role = o->standby ? MEMBER_STANDBY : MEMBER_VOTER;
+    opt.self.starts = 1;
     rv = node_start(&node, db, &opt, e);
     if (rv != DUST_OK) {
         goto fail;

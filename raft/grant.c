@@ -176,10 +176,17 @@ static void state_received(struct node *n, const struct note *note)
     struct grant *g = &n->grant;
     bool ready = (note->num[2] & FLAG_READY) != 0, was_ready = g->leader_ready;
     uint64_t number = note->num[1];
+    const struct roster_line *self;
 
     g->leader_ready = ready;
     heard(n, note->num[3], note->num[4]);
     roster_decode(&g->roster, note->data, note->data_len, node_now(n));
+    self = roster_find(&g->roster, n->self.id);
+    if (note->data_len != 0 && self != NULL && !node_is_leader(n) &&
+        self->match_index > inside_last_index(&n->raft)) {
+        change_forgotten(n, self->match_index);
+        return;
+    }
     if (ready && !atomic_load(&n->db->caught_up) && n->raft.last_applied >= note->num[3]) {
         atomic_store(&n->db->caught_up, true);
         store_wake(n->db->store, false);

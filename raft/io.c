@@ -128,10 +128,41 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
     case NOTE_REMOVED:
         change_removed(n, h->from);
         break;
+    case NOTE_COPY:
+        change_copied(n, h, note);
+        break;
     default:
         report(&n->db->report, DUST_VERSION, "a message of unknown kind %u from %s was ignored", note->kind,
             h->address);
     }
+}
+
+/* Is the sender the member that it says it is, or a copy? */
+static bool roll_call(struct node *n, const struct wire_head *h)
+{
+    struct note copy = {.kind = NOTE_COPY};
+    uint32_t highest;
+    struct err e;
+
+    switch (starts_judge(&n->starts, h->from, h->boot, &highest)) {
+    case STARTS_KNOWN:
+        return true;
+    case STARTS_NEW:
+        starts_save(&n->starts, &n->self);
+        if (n->running && member_save(n->db->dir, &n->self, &e) != DUST_OK) {
+            report_err(&n->db->report, &e);
+        }
+        return true;
+    default:
+        break;
+    }
+    report(&n->db->report, DUST_REFUSED,
+        "member %llu (%s) is there twice, or is an old copy of itself: what was started as its start number %u is not "
+        "listened to, for number %u has been here",
+        (unsigned long long)h->from, h->address, (unsigned)(h->boot >> 32), highest);
+    copy.num[0] = highest;
+    send_note(n, h->address, h->from, &copy);
+    return false;
 }
 
 void io_receive(void *ctx, void *data, size_t len)
@@ -140,6 +171,7 @@ void io_receive(void *ctx, void *data, size_t len)
     struct wire_head h;
     struct wire_body b;
     struct err e = {0};
+    char theirs[VID_HEX_SIZE], ours[VID_HEX_SIZE];
     bool to_joiner;
 
     if (n->stopping) {
@@ -157,14 +189,19 @@ void io_receive(void *ctx, void *data, size_t len)
         }
         if (memcmp(h.cluster, n->self.cluster.b, sizeof h.cluster) != 0) {
             n->io.refused++;
-            report(&n->db->report, DUST_REFUSED, "a message from %s, a member of another cluster, was ignored",
-                h.address);
+            report(&n->db->report, DUST_REFUSED, "a message from member %llu (%s) of another cluster, %s, was ignored: this is member %llu of cluster %s",
+                (unsigned long long)h.from, h.address, vid_hex((const struct vid *)(const void *)h.cluster, theirs),
+                (unsigned long long)n->self.id, vid_hex(&n->self.cluster, ours));
             goto drop;
         }
         if (h.to != n->self.id || h.from == n->self.id || h.from == 0) {
             n->io.refused++;
             report(&n->db->report, DUST_REFUSED, "a message from %s was for member %llu, which this is not; ignored",
                 h.address, (unsigned long long)h.to);
+            goto drop;
+        }
+        if (!roll_call(n, &h)) {
+            n->io.refused++;
             goto drop;
         }
         if (node_is_leader(n) && !node_knows(n, h.from)) {

@@ -9,6 +9,8 @@
  *     bind=<address>                   where it listens
  *     page_size=<number>               of the database, in bytes
  *     role=voter                       or standby
+ *     starts=<number>                  optional: how often this member has been started, from 1, 32 bits
+ *     seen=<id>:<number>               at most 32 times: how often another member has been started, from 1
  *     file_version=<32 hex digits>     optional, with the next: app.db holds this version, not all zeros,
  *     file_index=<number>              made by the log entry of this index, 0 if by none
  *     checksum=<32 hex digits>         BLAKE2b-128 over all bytes before this line
@@ -38,7 +40,7 @@
 #include <unistd.h>
 
 #define FORMAT 1
-#define FILE_MAX 4096 /* bytes; member_save writes less than 1000 */
+#define FILE_MAX 4096 /* bytes; member_save writes less than 2200 */
 #define QUOTE_MAX 80
 #define NAME_MAX_SHOWN 160
 
@@ -161,12 +163,22 @@ static bool address_canonical(const char *text, bool needs_port)
 
 /* ---- the file's content ---- */
 
+static bool seen_valid(const struct member *m)
+{
+    for (unsigned i = 0; i < m->n_seen && i < MEMBER_SEEN_MAX; i++) {
+        if (m->seen[i].id == 0 || m->seen[i].starts == 0) {
+            return false;
+        }
+    }
+    return m->n_seen <= MEMBER_SEEN_MAX;
+}
+
 static bool member_valid(const struct member *m)
 {
     return !vid_none(&m->cluster) && m->id != 0 && address_canonical(m->address, true) &&
            address_canonical(m->bind, false) && m->page_size >= 512 && m->page_size <= 65536 &&
            (m->page_size & (m->page_size - 1)) == 0 &&
-           (m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY) &&
+           (m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY) && seen_valid(m) &&
            (m->file_index == 0 || !vid_none(&m->file_version));
 }
 
@@ -190,6 +202,13 @@ static size_t member_print(const struct member *m, char text[FILE_MAX])
         "format=%d\ncluster=%s\nid=%" PRIu64 "\naddress=%s\nbind=%s\npage_size=%u\nrole=%s\n",
         FORMAT, vid_hex(&m->cluster, hex), m->id, m->address, m->bind, m->page_size,
         m->role == MEMBER_VOTER ? "voter" : "standby");
+    if (m->starts != 0) {
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "starts=%" PRIu32 "\n", m->starts);
+    }
+    for (unsigned i = 0; i < m->n_seen; i++) {
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "seen=%" PRIu64 ":%" PRIu32 "\n", m->seen[i].id,
+            m->seen[i].starts);
+    }
     if (!vid_none(&m->file_version)) {
         n += snprintf(text + n, FILE_MAX - (size_t)n, "file_version=%s\nfile_index=%" PRIu64 "\n",
             vid_hex(&m->file_version, hex), m->file_index);
@@ -215,9 +234,8 @@ static char *take(char **p, const char *key)
     return value;
 }
 
-static bool take_number(char **p, const char *key, uint64_t *out)
+static bool number(const char *text, uint64_t *out)
 {
-    const char *text = take(p, key);
     uint64_t v = 0;
 
     if (text == NULL || *text == '\0' || (text[0] == '0' && text[1] != '\0')) {
@@ -232,6 +250,38 @@ static bool take_number(char **p, const char *key, uint64_t *out)
         v = v * 10 + digit;
     }
     *out = v;
+    return true;
+}
+
+static bool take_number(char **p, const char *key, uint64_t *out)
+{
+    return number(take(p, key), out);
+}
+
+/* Lines "starts" and "seen", none of which need be there. */
+static bool take_starts(char **p, struct member *m)
+{
+    uint64_t v;
+    char *text, *colon;
+
+    if (strncmp(*p, "starts=", 7) == 0) {
+        if (!take_number(p, "starts", &v) || v == 0 || v > UINT32_MAX) {
+            return false;
+        }
+        m->starts = (uint32_t)v;
+    }
+    while (strncmp(*p, "seen=", 5) == 0) {
+        text = take(p, "seen");
+        colon = text != NULL ? strchr(text, ':') : NULL;
+        if (colon == NULL || m->n_seen == MEMBER_SEEN_MAX) {
+            return false;
+        }
+        *colon = '\0';
+        if (!number(text, &m->seen[m->n_seen].id) || !number(colon + 1, &v) || v > UINT32_MAX) {
+            return false;
+        }
+        m->seen[m->n_seen++].starts = (uint32_t)v;
+    }
     return true;
 }
 
@@ -271,6 +321,9 @@ static bool parse_lines(char *p, struct member *m)
         return false;
     }
     m->role = role[0] == 'v' ? MEMBER_VOTER : MEMBER_STANDBY;
+    if (!take_starts(&p, m)) {
+        return false;
+    }
     if (*p != '\0' && (!take_vid(&p, "file_version", &m->file_version) ||
                           !take_number(&p, "file_index", &m->file_index) || vid_none(&m->file_version))) {
         return false;

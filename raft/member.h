@@ -31,6 +31,8 @@ bool address_is_any(const struct address *a);
 
 enum member_role { MEMBER_VOTER, MEMBER_STANDBY };
 
+#define MEMBER_SEEN_MAX 32 /* other members whose starts are remembered */
+
 /* What app.db-dust/member holds. */
 struct member {
     struct vid cluster;             /* not vid_none */
@@ -39,6 +41,12 @@ struct member {
     char bind[ADDRESS_TEXT_MAX];    /* where it listens; canonical */
     uint32_t page_size;             /* of the database, bytes: a power of two, 512 to 65536 */
     enum member_role role; /* as it was asked for at the start; the cluster's configuration is what counts */
+    uint32_t starts;         /* how often it has been started; 0: by a dust that did not count */
+    unsigned n_seen;         /* at most MEMBER_SEEN_MAX */
+    struct {
+        uint64_t id;
+        uint32_t starts;
+    } seen[MEMBER_SEEN_MAX]; /* the highest number of starts heard of other members (starts.h) */
     struct vid file_version; /* app.db holds this version; vid_none: not said */
     uint64_t file_index;     /* of the log entry that made file_version; 0: by none, or not said */
 };

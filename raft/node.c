@@ -514,7 +514,8 @@ int node_start(struct node **out, struct database *db, const struct node_options
     n->opt = *opt;
     n->self = opt->self;
     n->jobs_tail = &n->jobs;
-    randombytes_buf(&n->boot, sizeof n->boot);
+    n->boot = STARTS_BOOT(n->self.starts, randombytes_random());
+    starts_load(&n->starts, &n->self);
     randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
     db->origin = n->self.id;
     read_init(n);

@@ -21,6 +21,7 @@
 #include "raft/peer.h"
 #include "raft/read.h"
 #include "raft/roster.h"
+#include "raft/starts.h"
 #include "raft/wire.h"
 #include "vfs/entry.h"
 #include "vfs/txn.h"
@@ -211,7 +212,8 @@ struct node {
     struct node_options opt;
     struct member self;
     char address[ADDRESS_TEXT_MAX]; /* ours, as others know it */
-    uint64_t boot;                  /* random, of this start */
+    uint64_t boot;                  /* of this start (starts.h) */
+    struct starts starts;           /* of the others */
 
     pthread_t thread;
     uv_loop_t loop;
@@ -280,6 +282,7 @@ enum note_kind {
     NOTE_REMOVED,     /* you are not a member */
     NOTE_CONFIRM,     /* see read.c */
     NOTE_CONFIRMED,
+    NOTE_COPY,        /* num0: the receiver has been started that often; it is a copy (starts.h) */
 };
 
 static inline uint64_t node_now(const struct node *n)
@@ -370,6 +373,8 @@ void change_done(struct raft_change *req, int status);
 void change_lead(struct node *n, struct asker *a, int what, raft_id id); /* this member leads */
 void change_received(struct node *n, const struct wire_head *from, const struct note *note);
 void change_removed(struct node *n, raft_id from); /* we are told that we are no member */
+void change_copied(struct node *n, const struct wire_head *from, const struct note *note); /* … that we are a copy */
+void change_forgotten(struct node *n, raft_index had); /* … that our log has lost entries that it had stored */
 void change_fail(struct node *n, int code, const char *text);
 
 /* join.c */

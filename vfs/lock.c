@@ -46,7 +46,11 @@ static int confirm_read(struct dfile *f)
     }
     rv = db->rep.confirm_read(db->rep.ctx, f->consistency, f->freshness_ms, wait_ms, &e);
     f->unconfirmed_ms = rv == DUST_OK ? 0 : clock_ms();
-    return rv == DUST_OK ? SQLITE_OK : file_fail(f, &e, false);
+    if (rv == DUST_OK) {
+        return SQLITE_OK;
+    }
+    rv = file_fail(f, &e, false);
+    return rv == SQLITE_READONLY ? SQLITE_CANTOPEN : rv; /* it is reading that is refused */
 }
 
 static int lock_shared(struct dfile *f)

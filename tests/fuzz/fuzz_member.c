@@ -54,13 +54,27 @@ static void check_member(const struct member *m)
     check(m->page_size >= 512 && m->page_size <= 65536 && (m->page_size & (m->page_size - 1)) == 0);
     check(m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY);
     check(m->file_index == 0 || !vid_none(&m->file_version));
+    check(m->n_seen <= MEMBER_SEEN_MAX);
+    for (unsigned i = 0; i < m->n_seen; i++) {
+        check(m->seen[i].id != 0 && m->seen[i].starts != 0);
+    }
+}
+
+static bool same_starts(const struct member *a, const struct member *b)
+{
+    bool same = a->starts == b->starts && a->n_seen == b->n_seen;
+
+    for (unsigned i = 0; same && i < a->n_seen; i++) {
+        same = a->seen[i].id == b->seen[i].id && a->seen[i].starts == b->seen[i].starts;
+    }
+    return same;
 }
 
 static bool same_member(const struct member *a, const struct member *b)
 {
     return vid_equal(&a->cluster, &b->cluster) && a->id == b->id && strcmp(a->address, b->address) == 0 &&
            strcmp(a->bind, b->bind) == 0 && a->page_size == b->page_size && a->role == b->role &&
-           vid_equal(&a->file_version, &b->file_version) && a->file_index == b->file_index;
+           vid_equal(&a->file_version, &b->file_version) && a->file_index == b->file_index && same_starts(a, b);
 }
 
 static void save_and_load(const struct member *m)
@@ -121,6 +135,12 @@ static void try_struct(struct input *in)
     m.role = (enum member_role)(input_number(in, 1) % 3);
     input_bytes(in, m.address, sizeof m.address);
     input_bytes(in, m.bind, sizeof m.bind);
+    m.starts = (uint32_t)input_number(in, 4);
+    m.n_seen = (unsigned)input_number(in, 1) % (MEMBER_SEEN_MAX + 2);
+    for (unsigned i = 0; i < m.n_seen && i < MEMBER_SEEN_MAX; i++) {
+        m.seen[i].id = input_number(in, 8);
+        m.seen[i].starts = (uint32_t)input_number(in, 4);
+    }
     err_clear(&e);
     rv = member_save(dir, &m, &e);
     check_err(&e, rv);

@@ -203,6 +203,12 @@ static void test_save_load(void **state)
     m.role = MEMBER_VOTER;
     m.page_size = 512;
     m.id = 1;
+    m.starts = 17;
+    m.n_seen = 2;
+    m.seen[0].id = 5;
+    m.seen[0].starts = 1;
+    m.seen[1].id = UINT64_MAX;
+    m.seen[1].starts = UINT32_MAX;
     for (uint64_t i = 0; i <= 1; i++) {
         m.file_index = i * 12345678901234567u;
         assert_int_equal(member_save(dir, &m, &e), DUST_OK);
@@ -210,6 +216,9 @@ static void test_save_load(void **state)
         assert_int_equal(member_load(dir, &got, &e), DUST_OK);
         assert_memory_equal(&m.file_version, &got.file_version, sizeof m.file_version);
         assert_int_equal(m.file_index, got.file_index);
+        assert_int_equal(got.starts, 17);
+        assert_int_equal(got.n_seen, 2);
+        assert_memory_equal(m.seen, got.seen, 2 * sizeof m.seen[0]);
         assert_string_equal(m.bind, got.bind);
     }
     umask(022);
@@ -217,6 +226,7 @@ static void test_save_load(void **state)
     assert_non_null(
         strstr(text, "\nformat=1\ncluster=00112233445566778899aabbccddeeff\nid=1\naddress=10.0.0.1:4001\n"
                      "bind=[::]:4001\npage_size=512\nrole=voter\n"
+                     "starts=17\nseen=5:1\nseen=18446744073709551615:4294967295\n"
                      "file_version=ffeeddccbbaa99887766554433221100\nfile_index=12345678901234567\n"
                      "checksum="));
 }
@@ -302,6 +312,12 @@ static void test_forged(void **state)
         {"page_size=4096", "page_size=4294971392"},
         {"role=voter", "role=king"},
         {"role=voter\n", "role=voter\nextra=1\n"},
+        {"role=voter\n", "role=voter\nstarts=0\n"},
+        {"role=voter\n", "role=voter\nstarts=4294967296\n"},
+        {"role=voter\n", "role=voter\nseen=5\n"},
+        {"role=voter\n", "role=voter\nseen=0:5\n"},
+        {"role=voter\n", "role=voter\nseen=5:0\n"},
+        {"role=voter\n", "role=voter\nseen=5:1\nstarts=1\n"},
         {"role=voter\n", "role=voter\nfile_index=3\n"},
         {"role=voter\n", "role=voter\nfile_version=00112233445566778899aabbccddeeff\n"},
         {"role=voter\n", "role=voter\nfile_version=00000000000000000000000000000000\nfile_index=3\n"},

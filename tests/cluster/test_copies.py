@@ -1,0 +1,200 @@
+"""Folders that are not what they seem: copies, old backups, removed members, strangers. Each is recognised, told why, and
+never mixed with the cluster."""
+import os
+import shutil
+
+import pytest
+
+from cluster import SqlError, plain, scaled, wait_until
+
+
+def copy(m, to):
+    """The member's file and folder, under another name."""
+    shutil.copy(m.path, to)
+    shutil.copytree(m.path + "-dust", to + "-dust")
+
+
+def put_back(m, kept):
+    os.unlink(m.path)
+    shutil.rmtree(m.path + "-dust")
+    shutil.copy(kept, m.path)
+    shutil.copytree(kept + "-dust", m.path + "-dust")
+
+
+def status(m):
+    m.open(m.path, conn="status")
+    m.sql("PRAGMA dust_consistency = stale", conn="status")  # it may never be confirmed
+    return dict(m.sql("SELECT name, value FROM dust_status", conn="status"))
+
+
+def failure(m):
+    """Why it has stopped, None if it has not: from dust_status, or from the attempt to open it."""
+    try:
+        return status(m).get("failure")
+    except SqlError as e:
+        assert e.name in ("SQLITE_CANTOPEN", "SQLITE_READONLY"), e
+        return e.text
+
+
+def errors(m):
+    return " ".join(str(v) for k, v in status(m).items() if "error" in k)
+
+
+def three(box):
+    a, b, c = box.cluster(3)
+    a.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    a.sql("INSERT INTO t(v) VALUES('first')")
+    box.settle(a, b, c)
+    return a, b, c
+
+
+def still_well(box, *members):
+    """These go on as if nothing had been."""
+    n = members[0].one("SELECT count(*) FROM t")
+    for i, m in enumerate(members):
+        m.sql("INSERT INTO t(v) VALUES(?)", "still well %d" % i)
+    box.settle(*members)
+    assert members[0].one("SELECT count(*) FROM t") == n + len(members)
+
+
+@pytest.mark.sanitize
+def test_copy_of_a_folder_started_instead(box):
+    """Both are started, one after the other: whichever came first stays, the second is refused by its name."""
+    a, b, c = three(box)
+    id_ = b.id()
+    b.kill9()
+    kept = box.path("copy.db")
+    copy(b, kept)
+    twin = box.member("twin", path=kept, addr=b.address)
+    twin.again()
+    twin.sql("INSERT INTO t(v) VALUES('by the twin')")
+    twin.kill9()
+    b.restart(open_=False)
+    why = wait_until("the original is told", lambda: failure(b), 30)
+    assert "copy" in why and "member %d" % id_ in why, why
+    b.open(b.path, conn="writes", timeout=1)
+    e = b.error("INSERT INTO t(v) VALUES('never')", conn="writes")
+    assert e.name in ("SQLITE_READONLY", "SQLITE_CANTOPEN"), e
+    wait_until("the others say so", lambda: "member %d" % id_ in errors(a) + errors(c), 10)
+    still_well(box, a, c)
+    b.kill9()
+    twin.restart()  # it is the member now
+    still_well(box, a, c, twin)
+    assert a.one("SELECT count(*) FROM t WHERE v = 'never'") == 0
+    box.same_files(a, c, twin)
+
+
+def test_two_processes_of_one_folder(box):
+    a, b, c = three(box)
+    kept = box.path("copy.db")
+    b.checkpoint()
+    copy(b, kept)
+    twin = box.member("twin", path=kept, addr=b.address)
+    e = twin.open_error(kept)
+    assert b.address in e.text and "use" in e.text, e
+    still_well(box, a, b, c)
+
+
+@pytest.mark.sanitize
+def test_old_backup_of_a_folder(box):
+    a, b, c = three(box)
+    id_ = b.id()
+    b.kill9()
+    kept = box.path("backup.db")
+    copy(b, kept)
+    for i in range(2):
+        b.restart()
+        b.sql("INSERT INTO t(v) VALUES('later')")
+        b.kill9()
+    put_back(b, kept)
+    b.restart(open_=False)
+    why = wait_until("it is told", lambda: failure(b), 30)
+    assert "older" in why and "member %d" % id_ in why and "join anew" in why, why
+    still_well(box, a, c)
+    # What the message says.
+    b.kill9()
+    a.one("SELECT dust_remove(?)", id_)
+    os.unlink(b.path)
+    shutil.rmtree(b.path + "-dust")
+    b.restart(open_=False)
+    b.join(a)
+    still_well(box, a, b, c)
+    box.same_files(a, b, c)
+
+
+def test_backup_made_while_it_ran(box):
+    """The number of starts is right, but its log is shorter than what it had acknowledged."""
+    a, b, c = three(box)
+    box.leader(a, b, c)
+    if b.role() == "leader":
+        b.one("SELECT dust_transfer(?)", a.id())
+        wait_until("another leads", lambda: a.role() == "leader", 20)
+    kept = box.path("backup.db")
+    b.checkpoint()
+    b.freeze()
+    copy(b, kept)
+    b.thaw()
+    for i in range(scaled(50, 20)):
+        a.sql("INSERT INTO t(v) VALUES(?)", i)
+    box.settle(a, b, c)
+    b.kill9()
+    put_back(b, kept)
+    b.restart(open_=False)
+    why = wait_until("it finds out", lambda: failure(b), 30)
+    assert "older copy" in why, why
+    still_well(box, a, c)
+
+
+def test_known_after_all_have_restarted(box):
+    """The numbers of starts are on disk."""
+    a, b, c = three(box)
+    b.kill9()
+    kept = box.path("backup.db")
+    copy(b, kept)
+    for i in range(2):
+        b.restart()
+        b.sql("INSERT INTO t(v) VALUES('later')")
+        b.kill9()
+    a.kill9()
+    c.kill9()
+    put_back(b, kept)
+    for m in (a, b, c):
+        m.restart(open_=False)
+    opens = [m.start("open", conn="main", path=m.path) for m in (a, b, c)]
+    for m, f in zip((a, b, c), opens):
+        m.get(f, 60)
+    assert "older" in wait_until("it is told", lambda: failure(b), 30)
+    still_well(box, a, c)
+
+
+def test_removed_member_returns(box):
+    a, b, c = three(box)
+    id_ = b.id()
+    b.checkpoint()
+    b.kill9()
+    a.one("SELECT dust_remove(?)", id_)
+    b.restart(open_=False)
+    why = wait_until("it is told", lambda: failure(b), 30)
+    assert "removed" in why, why
+    assert b.one("SELECT v FROM t", conn="status") == "first"
+    still_well(box, a, c)
+    assert len(a.sql("SELECT * FROM dust_members")) == 2
+
+
+@pytest.mark.sanitize
+def test_stranger_on_a_reused_address(box):
+    a, b, c = three(box)
+    b.kill9()
+    other = box.member("other", addr=b.address).create()
+    other.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    other.sql("INSERT INTO t(v) VALUES('of another cluster')")
+    wait_until("the stranger says who talks to it", lambda: a.address in errors(other) + " " and "another cluster" in
+               errors(other) or c.address in errors(other) and "another cluster" in errors(other), 30)
+    assert "member" in errors(other)
+    still_well(box, a, c)
+    assert other.sql("SELECT v FROM t") == [("of another cluster",)]
+    assert a.sql("SELECT count(*) FROM t WHERE v = 'of another cluster'") == [(0,)]
+    other.kill9()
+    b.restart()
+    box.same_files(a, b, c)
+    assert plain(other.path, "PRAGMA integrity_check") == [("ok",)]
