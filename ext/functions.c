@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ext/lib.h"
+#include "ext/recover.h"
 #include "vfs/mark.h"
 
 #define CHANGE_TIMEOUT_MS 30000u
@@ -186,6 +187,26 @@ static void fn_outcome(struct args *a, struct hosted *h)
     text(a, names[outcome]);
 }
 
+static void fn_recover(struct args *a, struct hosted *h)
+{
+    const char *word = arg_text(a, 2);
+    char said[ERR_TEXT_MAX];
+    struct err e;
+    int rv;
+
+    (void)h;
+    if (a->n > 2 && (word == NULL || strcmp(word, "force") != 0)) {
+        rv = err_set(&e, DUST_MISUSE, "dust_recover(src, dest, 'force'): the third argument can only be 'force'");
+    } else {
+        rv = recover_run(a->c->lib, arg_text(a, 0), arg_text(a, 1), a->n > 2, said, &e);
+    }
+    if (rv != DUST_OK) {
+        fail(a, &e);
+        return;
+    }
+    text(a, said);
+}
+
 static bool idle(struct args *a)
 {
     struct err e;
@@ -359,6 +380,8 @@ static const struct function functions[] = {
     {"dust_demote", 1, fn_demote, false},
     {"dust_transfer", 1, fn_transfer, false},
     {"dust_checkpoint", 0, fn_checkpoint, false},
+    {"dust_recover", 2, fn_recover, true},
+    {"dust_recover", 3, fn_recover, true},
     {"dust_outcome", 1, fn_outcome, false},
     {"dust_outcome", 2, fn_outcome, false},
 };

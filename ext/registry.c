@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ext/folder.h"
 #include "ext/log.h"
 #include "vfs/mark.h"
 
@@ -182,74 +183,6 @@ static int whom_to_join(const char *text, const char *own, struct node_options *
     }
     return opt->n_join != 0 ? DUST_OK
                             : err_set(e, DUST_MISUSE, "join: the address of a member is needed, as host:port");
-}
-
-/* Make the folder in which a file lies know durably what is in it. */
-static int flush_parent(const char *path, struct err *e)
-{
-    char dir[4096];
-    const char *slash = strrchr(path, '/');
-
-    if (slash == NULL) {
-        return folder_flush(".", e);
-    }
-    snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : (int)(slash - path), path);
-    return folder_flush(dir, e);
-}
-
-/* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. `member` goes
- * first: without it what a crash leaves of the rest is nobody's. */
-static void remove_folder(const char *path)
-{
-    static const char *const names[] = {"pages", "incoming", "key"};
-    char name[4096 + 300];
-    struct dirent *d;
-    DIR *dir;
-
-    snprintf(name, sizeof name, "%s-dust/member", path);
-    unlink(name);
-    snprintf(name, sizeof name, "%s-dust", path);
-    folder_flush(name, NULL);
-    snprintf(name, sizeof name, "%s-dust/raft", path);
-    dir = opendir(name);
-    while (dir != NULL && (d = readdir(dir)) != NULL) {
-        if (d->d_name[0] != '.') {
-            snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
-            unlink(name);
-        }
-    }
-    if (dir != NULL) {
-        closedir(dir);
-    }
-    snprintf(name, sizeof name, "%s-dust/raft", path);
-    rmdir(name);
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        snprintf(name, sizeof name, "%s-dust/%s", path, names[i]);
-        unlink(name);
-    }
-    snprintf(name, sizeof name, "%s-dust", path);
-    rmdir(name);
-    flush_parent(path, NULL);
-}
-
-static int make_folder(const char *path, struct err *e)
-{
-    char dir[4096];
-    int rv;
-
-    if (snprintf(dir, sizeof dir, "%s-dust", path) >= (int)sizeof dir) {
-        return err_set(e, DUST_MISUSE, "the path is too long");
-    }
-    if (mkdir(dir, 0700) != 0) {
-        return errno == EEXIST ? err_set(e, DUST_EXISTS,
-                                     "%s exists already: this database is a member of a cluster, or was one", dir)
-                               : err_sys(e, errno, "cannot make %s", dir);
-    }
-    rv = flush_parent(path, e);
-    if (rv != DUST_OK) {
-        rmdir(dir);
-    }
-    return rv;
 }
 
 static int new_database(struct sqlite_lib *lib, const char *path, const struct start_options *o,
@@ -424,7 +357,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
 
     rv = own_addresses(o, &bind, &advertise, e);
     if (rv == DUST_OK) {
-        rv = make_folder(path, e);
+        rv = folder_make(path, e);
     }
     if (rv != DUST_OK) {
         return rv;
@@ -467,7 +400,7 @@ fail:
         unmark(db);
     }
     database_free(db);
-    remove_folder(path);
+    folder_remove(path);
     return rv;
 }
 
@@ -500,7 +433,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
         rv = whom_to_join(o->join, bind.text, &opt, e);
     }
     if (rv == DUST_OK) {
-        rv = make_folder(path, e);
+        rv = folder_make(path, e);
     }
     if (rv != DUST_OK) {
         return rv;
@@ -530,7 +463,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
 fail:
     database_free(db);
-    remove_folder(path);
+    folder_remove(path);
     return rv;
 }
 
@@ -581,7 +514,7 @@ int registry_leave(struct hosted *h, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    remove_folder(h->db->path);
+    folder_remove(h->db->path);
     atomic_store(&h->gone, true);
     /* Connections that are open keep pointing at the database and the node: they stay, and answer with an error. */
     return DUST_OK;

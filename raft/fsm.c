@@ -446,6 +446,31 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
         n->db->path, vid_hex(&file.id, want), n->db->dir, vid_hex(&head, have));
 }
 
+int fsm_replay(struct node *n, raft_index start, const struct raft_entry *entries, size_t n_entries, uint64_t *count,
+    struct err *e)
+{
+    struct head_info before, after;
+    int rv = DUST_OK;
+
+    store_agreed(n->db->store, &before);
+    for (size_t i = 0; rv == DUST_OK && i < n_entries; i++) {
+        struct entry entry;
+
+        if (start + i <= n->fsm.skip_until || entries[i].type != RAFT_COMMAND) {
+            continue;
+        }
+        rv = entry_decode(entries[i].buf.base, entries[i].buf.len, &entry, e);
+        if (rv == DUST_OK) {
+            rv = apply_part(n, &entry, start + i, e);
+        }
+        store_agreed(n->db->store, &after);
+        *count += rv == DUST_OK && after.seq != before.seq;
+        before = after;
+    }
+    drop_assembly(n);
+    return rv;
+}
+
 void fsm_init(struct node *n)
 {
     struct fsm *f = &n->fsm;

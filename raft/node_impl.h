@@ -336,6 +336,9 @@ void fsm_deinit(struct node *n);
 void fsm_tick(struct node *n); /* adapts when the next snapshot is taken */
 int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_index start,
     const struct raft_entry *entries, size_t n_entries, struct err *e);
+/* Put into effect the entries beyond what app.db has, agreed or not; *count: of transactions. For salvage.c. */
+int fsm_replay(struct node *n, raft_index start, const struct raft_entry *entries, size_t n_entries, uint64_t *count,
+    struct err *e);
 void fsm_adopt(struct node *n, const struct head_info *head); /* app.db was replaced by a transfer */
 
 /* submit.c */

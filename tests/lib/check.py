@@ -29,13 +29,13 @@ BUILDS = {
     "asan": {
         "dir": "build-asan",
         "options": ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
-        "suites": ["unit", "fuzz", "sql", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
+        "suites": ["unit", "fuzz", "sql", "cluster", "faults"], "select": {"cluster": "sanitize", "faults": "sanitize"}, "slow": 4, "scale": 0.25,
         "preload": "libasan.so",
     },
     "tsan": {
         "dir": "build-tsan",
         "options": ["-Db_sanitize=thread", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
-        "suites": ["unit", "fuzz", "cluster"], "select": {"cluster": "sanitize"}, "slow": 4, "scale": 0.25,
+        "suites": ["unit", "fuzz", "cluster", "faults"], "select": {"cluster": "sanitize", "faults": "sanitize"}, "slow": 4, "scale": 0.25,
         "preload": "libtsan.so",
     },
 }
@@ -292,7 +292,7 @@ def main(args):
         run_all([r for r in runs if r.suite == "sim"], 1)
         run_all([r for r in runs if r.suite in ("unit", "fuzz", "sql")], jobs)
         # Members that get no processor lose their leadership: at most as many of these at once as there are cores for.
-        run_all([r for r in runs if r.suite in ("cluster", "crash")], max(1, jobs // 2))
+        run_all([r for r in runs if r.suite in ("cluster", "crash", "faults")], max(1, jobs // 2))
         shutil.rmtree(os.path.join(build["path"], "check", "tmp"), ignore_errors=True)
     say("done")
     print("%(passed)d passed, %(failed)d failed, %(skipped)d skipped" % total, flush=True)

@@ -1,0 +1,78 @@
+#include "ext/folder.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "raft/member.h"
+
+/* Make the folder in which a file lies know durably what is in it. */
+int folder_flush_parent(const char *path, struct err *e)
+{
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+
+    if (slash == NULL) {
+        return folder_flush(".", e);
+    }
+    snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    return folder_flush(dir, e);
+}
+
+/* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. `member` goes
+ * first: without it what a crash leaves of the rest is nobody's. */
+void folder_remove(const char *path)
+{
+    static const char *const names[] = {"pages", "incoming", "probe", "key"};
+    char name[4096 + 300];
+    struct dirent *d;
+    DIR *dir;
+
+    snprintf(name, sizeof name, "%s-dust/member", path);
+    unlink(name);
+    snprintf(name, sizeof name, "%s-dust", path);
+    folder_flush(name, NULL);
+    snprintf(name, sizeof name, "%s-dust/raft", path);
+    dir = opendir(name);
+    while (dir != NULL && (d = readdir(dir)) != NULL) {
+        if (d->d_name[0] != '.') {
+            snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
+            unlink(name);
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    snprintf(name, sizeof name, "%s-dust/raft", path);
+    rmdir(name);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(name, sizeof name, "%s-dust/%s", path, names[i]);
+        unlink(name);
+    }
+    snprintf(name, sizeof name, "%s-dust", path);
+    rmdir(name);
+    folder_flush_parent(path, NULL);
+}
+
+int folder_make(const char *path, struct err *e)
+{
+    char dir[4096];
+    int rv;
+
+    if (snprintf(dir, sizeof dir, "%s-dust", path) >= (int)sizeof dir) {
+        return err_set(e, DUST_MISUSE, "the path is too long");
+    }
+    if (mkdir(dir, 0700) != 0) {
+        return errno == EEXIST ? err_set(e, DUST_EXISTS,
+                                     "%s exists already: this database is a member of a cluster, or was one", dir)
+                               : err_sys(e, errno, "cannot make %s", dir);
+    }
+    rv = folder_flush_parent(path, e);
+    if (rv != DUST_OK) {
+        rmdir(dir);
+    }
+    return rv;
+}

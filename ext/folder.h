@@ -1,0 +1,16 @@
+/* folder - the folder app.db-dust beside a member's database: made and removed, durably. Any thread. */
+#ifndef DUST_EXT_FOLDER_H
+#define DUST_EXT_FOLDER_H
+
+#include "vfs/err.h"
+
+/* Make the folder of the database `path`. DUST_EXISTS, DUST_IO, DUST_FULL. */
+int folder_make(const char *path, struct err *e);
+
+/* Remove it, with all that dust makes in it. */
+void folder_remove(const char *path);
+
+/* Flush the names in the folder that `path` is in. */
+int folder_flush_parent(const char *path, struct err *e);
+
+#endif
