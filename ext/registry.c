@@ -305,6 +305,9 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
         goto fail;
     }
     rv = store_format(db->store, db->page_size, &content.id, 0, content.n_pages, e);
+    if (rv == DUST_OK) {
+        rv = database_sums_open(db, &content.id, opt.mode == NODE_BOOTSTRAP ? 0 : content.n_pages, e);
+    }
     if (rv != DUST_OK) {
         goto fail;
     }
@@ -388,6 +391,9 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     opt.n_pages = content.n_pages;
     rv = store_format(db->store, content.page_size, &opt.self.cluster, 0, content.n_pages, e);
     if (rv == DUST_OK) {
+        rv = database_sums_open(db, &opt.self.cluster, 0, e); /* made when the marks are */
+    }
+    if (rv == DUST_OK) {
         rv = node_start(&node, db, &opt, e);
     }
     if (rv != DUST_OK) {
@@ -452,6 +458,10 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     snprintf(opt.self.bind, sizeof opt.self.bind, "%s", bind.text);
     if (o->advertise != NULL) {
         snprintf(opt.self.address, sizeof opt.self.address, "%s", advertise.text);
+    }
+    rv = database_sums_open(db, &content.id, 0, e); /* made when the pages have come */
+    if (rv != DUST_OK) {
+        goto fail;
     }
     opt.self.role = o->standby ? MEMBER_STANDBY : MEMBER_VOTER;
     opt.self.starts = 1;

@@ -50,6 +50,11 @@ void again_cut(struct node *n)
     close_instance(n);
 }
 
+void again_now(struct node *n)
+{
+    close_instance(n);
+}
+
 void again_later(struct node *n, const struct err *e)
 {
     struct again *a = &n->again;

@@ -115,10 +115,14 @@ static int take_effect(struct node *n, raft_index index, struct err *e)
 
     if (f->own) {
         store_publish(n->db->store, store_oldest_speculative(n->db->store), index);
+        heads_note(&f->heads, index, &f->id);
     } else {
         rv = entry_check_end(&f->check, e);
         if (rv == DUST_OK) {
             rv = effect_foreign(n, index, e);
+        }
+        if (rv == DUST_OK) {
+            heads_note(&f->heads, index, &f->id);
         }
     }
     drop_assembly(n);
@@ -142,6 +146,11 @@ static int add_records(struct node *n, const struct entry *entry, struct err *e)
             memset(page, 0, size);
         } else {
             rv = store_read(n->db->store, &f->snap, r.pgno, 0, size, page, database_read_base, n->db);
+            if (rv == DUST_CORRUPT || rv == -SQLITE_CORRUPT) {
+                database_found_damage(n->db, r.pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
+                n->fsm.paused = true; /* until it is repaired */
+                return err_set(e, DUST_AGAIN, "page %u of the database is damaged", r.pgno);
+            }
             if (rv != DUST_OK) {
                 return err_set(e, DUST_IO, "cannot read page %u of the database", r.pgno);
             }
@@ -227,12 +236,15 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
 
     *result = NULL;
     n->fsm.log_bytes += buf->len;
-    if (index <= n->fsm.skip_until || n->state == NODE_FAILED || n->fsm.stuck) {
+    if (index <= n->fsm.skip_until || n->state == NODE_FAILED || n->fsm.stuck || n->fsm.paused) {
         return 0;
     }
     rv = entry_decode(buf->base, buf->len, &entry, &e);
     if (rv == DUST_OK) {
         rv = apply_part(n, &entry, index, &e);
+    }
+    if (n->fsm.paused) {
+        return 0;
     }
     if (rv == DUST_FULL || rv == DUST_IO || rv == DUST_NOMEM) {
         n->fsm.stuck = true; /* it is applied when the instance has been begun anew */
@@ -274,7 +286,7 @@ static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsign
     struct head_info head;
     struct descriptor d;
 
-    if (n->fsm.assembling || n->fsm.stuck || n->state == NODE_FAILED || !guard_snapshot_ok(&n->io.guard) ||
+    if (n->fsm.assembling || n->fsm.stuck || n->fsm.paused || n->state == NODE_FAILED || !guard_snapshot_ok(&n->io.guard) ||
         n->raft.last_stored < n->raft.last_applied) {
         return RAFT_BUSY;
     }
@@ -353,6 +365,7 @@ void fsm_adopt(struct node *n, const struct head_info *head)
 {
     drop_assembly(n);
     n->fsm.skip_until = head->index;
+    n->fsm.heads.n = 0;
     n->fsm.log_bytes = 0;
 }
 
@@ -496,7 +509,7 @@ void fsm_restart(struct node *n)
     store_agreed(n->db->store, &head);
     n->self.file_version = head.id; /* what is applied stays applied, but half a transaction is put together anew */
     n->self.file_index = n->fsm.assembling ? n->fsm.assembling_from - 1 : store_applied(n->db->store);
-    n->fsm.stuck = false;
+    n->fsm.stuck = n->fsm.paused = false;
     drop_assembly(n);
 }
 

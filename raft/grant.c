@@ -7,8 +7,9 @@
  *
  *   TURN_STATE  leader to member, when something changes for it and every BEACON_MS:
  *               term; num0 holder; num1 number of its grant; num2 bit 0: the leader takes transactions, bit 1: the
- *               turn is recalled; num3 commit index; num4 the member's own clock, as its last TURN_WISH told it; id0
- *               the leader's tail; data, every BEACON_MS: the roster
+ *               turn is recalled; num3 commit index; num4 the member's own clock, as its last TURN_WISH told it; num5
+ *               and id1 index and version of the leader's last entry that took effect; id0 the leader's tail; data,
+ *               every BEACON_MS: the roster
  *   TURN_WISH   member to leader, when something changes and in answer to each TURN_STATE:
  *               term; num0 wants the turn; num1 number of the grant it holds (0 none); num2 transactions in flight
  *               or being made; num3 number of a grant given back; num4 its clock; id0 its own head
@@ -181,6 +182,7 @@ static void state_received(struct node *n, const struct note *note)
     g->leader_ready = ready;
     heard(n, note->num[3], note->num[4]);
     roster_decode(&g->roster, note->data, note->data_len, node_now(n));
+    change_diverged(n, note->num[5], &note->id[1]);
     self = roster_find(&g->roster, n->self.id);
     if (note->data_len != 0 && self != NULL && !node_is_leader(n) &&
         self->match_index > inside_last_index(&n->raft)) {
@@ -250,6 +252,7 @@ static void send_state(struct node *n, raft_id id, const char *address, const ui
     struct grant *g = &n->grant;
     const struct wish *w = wish_of(n, id);
     struct note s = {.kind = NOTE_TURN_STATE, .term = n->raft.current_term};
+    struct head_info agreed;
 
     s.num[0] = g->holder;
     s.num[1] = g->last_number;
@@ -257,6 +260,9 @@ static void send_state(struct node *n, raft_id id, const char *address, const ui
     s.num[3] = n->raft.commit_index;
     s.num[4] = w != NULL ? w->clock_ms : 0;
     s.id[0] = n->submit.tail;
+    store_agreed(n->db->store, &agreed);
+    s.num[5] = agreed.index;
+    s.id[1] = agreed.id;
     s.data = roster;
     s.data_len = (uint32_t)roster_len;
     if (id == n->self.id) {

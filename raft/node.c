@@ -115,7 +115,7 @@ static void watch(struct node *n)
         return;
     }
     atomic_store(&n->stored, n->raft.last_stored);
-    if (n->raft.last_applied != n->seen_applied) {
+    if (n->raft.last_applied != n->seen_applied && !n->fsm.paused) {
         n->seen_applied = n->raft.last_applied;
         store_set_applied(n->db->store, n->raft.last_applied);
         grant_applied(n);
@@ -212,6 +212,7 @@ static void on_timer(uv_timer_t *timer)
         grant_tick(n);
         fsm_tick(n);
         fold_when_idle(n);
+        repair_tick(n);
     }
     again_tick(n);
     ask_tick(n);
@@ -486,6 +487,11 @@ static int confirm_read(void *ctx, int consistency, uint32_t freshness_ms, uint3
     return node_catch_up(n, timeout_ms, e);
 }
 
+static void found_damage(void *ctx)
+{
+    node_wake(ctx);
+}
+
 static void turn_changed(void *ctx)
 {
     grant_poke(ctx);
@@ -530,7 +536,7 @@ int node_start(struct node **out, struct database *db, const struct node_options
         goto fail;
     }
     db->rep = (struct replicator){.ctx = n, .room = sizeof(struct inflight), .submit = submit_from_sql,
-        .confirm_read = confirm_read, .turn_changed = turn_changed};
+        .confirm_read = confirm_read, .found_damage = found_damage, .turn_changed = turn_changed};
     if (pthread_create(&n->thread, NULL, loop_thread, n) != 0) {
         uv_loop_close(&n->loop);
         rv = err_set(e, DUST_NOMEM, "cannot start a thread");

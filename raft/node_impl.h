@@ -13,6 +13,7 @@
 #include "raft/ask.h"
 #include "raft/call.h"
 #include "raft/guard.h"
+#include "raft/heads.h"
 #include "raft/inside.h"
 #include "raft/dwell.h"
 #include "raft/member.h"
@@ -87,11 +88,13 @@ struct fsm {
     uint32_t slot;
     struct snap snap; /* of the parent, while pages are decoded */
     bool has_slot;
+    struct heads heads;
     uint64_t log_bytes; /* applied since the last snapshot */
     uint64_t snapshot_log_bytes; /* of these, up to the snapshot that is being taken */
     uint64_t seen_seq; /* agreed version at the last look for idleness */
     bool stuck;          /* an entry could not be applied for want of space or memory: nothing is, until begun anew */
     struct err stuck_on; /* … and why */
+    bool paused;         /* nothing is applied while a repair is under way; then the instance is begun anew */
     uint64_t urgent; /* members whose transactions were applied in this turn of the loop */
 };
 
@@ -207,6 +210,14 @@ struct again {
     uv_work_t work;
 };
 
+/* ---- repair.c: damaged pages ---- */
+struct repair {
+    uint64_t tried_ms;
+    bool scrubbing;
+    uint32_t next_pgno; /* to be looked at */
+    uv_work_t work;
+};
+
 struct node {
     struct database *db;
     struct node_options opt;
@@ -260,6 +271,7 @@ struct node {
     struct change change;
     struct join join;
     struct transfer *transfer;
+    struct repair repair;
     uv_work_t fold_work;
     bool folding;
     uint64_t idle_since_ms;
@@ -300,6 +312,7 @@ static inline bool node_is_ending(const struct node *n)
 void again_cut(struct node *n);                               /* the guard wants the log cut */
 void again_later(struct node *n, const struct err *e);        /* the disk has failed: begin anew when it is well */
 void again_tick(struct node *n);                              /* while it is not */
+void again_now(struct node *n);                               /* what the instance has applied is not all */
 void again_forget_instance(struct node *n);                   /* the one that has been closed */
 
 /* node.c */
@@ -377,6 +390,7 @@ void change_lead(struct node *n, struct asker *a, int what, raft_id id); /* this
 void change_received(struct node *n, const struct wire_head *from, const struct note *note);
 void change_removed(struct node *n, raft_id from); /* we are told that we are no member */
 void change_copied(struct node *n, const struct wire_head *from, const struct note *note); /* … that we are a copy */
+void change_diverged(struct node *n, raft_index index, const struct vid *theirs); /* our history is another one */
 void change_forgotten(struct node *n, raft_index had); /* … that our log has lost entries that it had stored */
 void change_fail(struct node *n, int code, const char *text);
 
@@ -387,9 +401,14 @@ void join_reply_received(struct node *n, const struct note *note);
 void join_tick(struct node *n);         /* while joining */
 void join_promote_tick(struct node *n); /* always */
 
+/* repair.c */
+void repair_tick(struct node *n);
+
 /* transfer.c */
 bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address); /* takes m if true */
 void transfer_received(struct node *n, const struct wire_head *from, const struct note *note);
+/* Pull all pages that differ from the leader, because some here are damaged. False: not now. */
+bool transfer_repair(struct node *n, raft_id from, const char *address);
 void transfer_tick(struct node *n);
 void transfer_deinit(struct node *n);
 

@@ -67,6 +67,7 @@ struct transfer {
     bool known; /* head and index are */
     struct head_info head;
     raft_index index;
+    bool repairing; /* no message is held: some of our pages are damaged */
     bool empty;  /* our database has no content: through `incoming` */
     int fd;
     uint32_t *pgnos; /* in `incoming`, ascending */
@@ -143,6 +144,7 @@ static void fetch_received(struct node *n, const struct wire_head *from, const s
     struct fetch want;
     uint8_t *out;
     size_t len = 0;
+    int rv;
 
     if (!node_is_leader(n) || !fetch_decode(note, &want)) {
         r.code = DUST_AGAIN;
@@ -164,7 +166,11 @@ static void fetch_received(struct node *n, const struct wire_head *from, const s
             continue;
         }
         page = fetch_page_put(out + len, pgno);
-        if (store_read(n->db->store, &s->snap, pgno, 0, size, page, database_read_base, n->db) != DUST_OK) {
+        rv = store_read(n->db->store, &s->snap, pgno, 0, size, page, database_read_base, n->db);
+        if (rv == DUST_CORRUPT || rv == -SQLITE_CORRUPT) {
+            database_found_damage(n->db, pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
+        }
+        if (rv != DUST_OK) {
             r.code = DUST_IO;
             break;
         }
@@ -212,6 +218,7 @@ static void stop_receiving(struct node *n, bool drop_message)
     if (drop_message) {
         free_held(&t->held);
     }
+    n->db->repairing = false;
     if (t->fd >= 0) {
         close(t->fd);
         t->fd = -1;
@@ -239,10 +246,13 @@ static void ask(struct node *n)
     t->asked_ms = node_now(n);
     store_base(n->db->store, &base);
     for (; hashes != NULL && own < count && t->next_pgno + own <= base.n_pages; own++) {
-        if (database_read_base(n->db, t->page, size, (uint64_t)(t->next_pgno + own - 1) * size) != SQLITE_OK) {
+        if (database_read_raw(n->db, t->page, size, (uint64_t)(t->next_pgno + own - 1) * size) != SQLITE_OK) {
             break;
         }
         hash_page(hashes + (size_t)own * FETCH_HASH_SIZE, t->page, size);
+        if (t->repairing && store_has(n->db->store, t->next_pgno + own)) {
+            memset(hashes + (size_t)own * FETCH_HASH_SIZE, 0, FETCH_HASH_SIZE); /* what lies over it may be damaged */
+        }
     }
     note.data = hashes;
     note.data_len = own * FETCH_HASH_SIZE;
@@ -262,12 +272,53 @@ static void begin_pulling(struct node *n)
     ask(n);
 }
 
-bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address)
+static bool begin_receiving(struct node *n, raft_id from, const char *address, bool repairing)
 {
-    struct transfer *t = state_of(n);
+    struct transfer *t = n->transfer;
     struct store_stats st;
     struct head_info base;
     char path[4096];
+
+    store_stats(n->db->store, &st);
+    store_base(n->db->store, &base);
+    if (n->db->page_size == 0 || n->folding || !database_hold(n->db, true)) {
+        return false; /* a checkpoint is running */
+    }
+    n->db->repairing = t->repairing = repairing;
+    n->fsm.paused = n->fsm.paused || repairing;
+    t->from = from;
+    snprintf(t->address, sizeof t->address, "%s", address);
+    t->empty = base.n_pages == 0 && st.versions == 0;
+    t->page = malloc(n->db->page_size);
+    t->tries = 0;
+    if (t->empty) {
+        incoming_path(n, path, sizeof path);
+        t->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    }
+    if (t->page == NULL || (t->empty && t->fd < 0)) {
+        report(&n->db->report, DUST_IO, "cannot receive the database: %s", strerror(errno));
+        stop_receiving(n, false);
+        return false;
+    }
+    t->state = PULLING;
+    if (t->req == 0) {
+        t->req = n->boot;
+    }
+    txn_begin(&t->txn, n->db->store, 0);
+    begin_pulling(n);
+    return true;
+}
+
+bool transfer_repair(struct node *n, raft_id from, const char *address)
+{
+    struct transfer *t = state_of(n);
+
+    return t != NULL && t->state == IDLE && begin_receiving(n, from, address, true);
+}
+
+bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address)
+{
+    struct transfer *t = state_of(n);
 
     if (t == NULL || m->install_snapshot.term < n->raft.current_term) {
         return false; /* libraft rejects it */
@@ -286,34 +337,12 @@ bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const
         }
         stop_receiving(n, true);
     }
-    store_stats(n->db->store, &st);
-    store_base(n->db->store, &base);
-    if (n->db->page_size == 0 || n->folding || !database_hold(n->db, true)) {
-        free_held(m); /* a checkpoint is running; the leader asks again */
+    if (!begin_receiving(n, from, address, false)) {
+        free_held(m); /* the leader asks again */
         return true;
     }
     t->held = *m;
     t->held.server_address = NULL;
-    t->from = from;
-    snprintf(t->address, sizeof t->address, "%s", address);
-    t->empty = base.n_pages == 0 && st.versions == 0;
-    t->page = malloc(n->db->page_size);
-    t->tries = 0;
-    if (t->empty) {
-        incoming_path(n, path, sizeof path);
-        t->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    }
-    if (t->page == NULL || (t->empty && t->fd < 0)) {
-        report(&n->db->report, DUST_IO, "cannot receive the database: %s", strerror(errno));
-        stop_receiving(n, true);
-        return true;
-    }
-    t->state = PULLING;
-    if (t->req == 0) {
-        t->req = n->boot;
-    }
-    txn_begin(&t->txn, n->db->store, 0);
-    begin_pulling(n);
     return true;
 }
 
@@ -383,7 +412,9 @@ static void fold_incoming(uv_work_t *work)
     t->result.code = DUST_OK;
     if (t->empty) {
         pthread_mutex_lock(&n->db->fold_mutex);
-        checkpoint_fold(n->db->base, n->db->file, n->db->path, &src, &t->result);
+        if (checkpoint_fold(n->db->base, n->db->file, n->db->path, &src, &t->result) == DUST_OK) {
+            database_sums_renew(n->db, &t->head.id, t->head.n_pages, &t->result);
+        }
         pthread_mutex_unlock(&n->db->fold_mutex);
     } else {
         database_hold(n->db, false);
@@ -413,6 +444,14 @@ static void folded(uv_work_t *work, int status)
         store_rebase(n->db->store, &t->head);
     }
     fsm_adopt(n, &t->head);
+    atomic_store(&n->db->damaged, 0);
+    if (t->repairing) {
+        report(&n->db->report, DUST_OK, "this member's database is repaired: what differed from %s was fetched", t->address);
+        stop_receiving(n, true);
+        again_now(n); /* what was agreed on meanwhile was passed over */
+        return;
+    }
+    n->fsm.paused = false; /* all that was passed over is in it */
     stop_receiving(n, false);
     m.server_id = t->from;
     m.server_address = t->address;
@@ -447,7 +486,7 @@ static int adopt_version(struct node *n, struct err *e)
             txn_disown(&t->txn);
             fsm_adopt(n, &t->head); /* from here on entries up to its index are skipped */
             if (voided != NULL) {
-                submit_void(n);
+                submit_fail(n, DUST_UNKNOWN, "this member was brought up to date from another one meanwhile");
             }
         }
     }
@@ -508,6 +547,10 @@ static void reply_received(struct node *n, const struct note *note)
         begin_pulling(n);
         return;
     }
+    if (t->repairing && r.index < store_applied(n->db->store)) {
+        stop_receiving(n, true); /* it has not applied yet what we have: again a little later */
+        return;
+    }
     if (!t->known) {
         t->known = true;
         t->head = (struct head_info){.index = r.index, .id = r.id, .n_pages = r.n_pages};
@@ -554,7 +597,10 @@ void transfer_tick(struct node *n)
         }
     }
     if (t->state == PULLING && now - t->asked_ms >= RETRY_MS) {
-        if (++t->tries > TRIES_MAX || t->held.install_snapshot.term != n->raft.current_term) {
+        bool gone = t->repairing ? node_leader(n, NULL) != t->from
+                                 : t->held.install_snapshot.term != n->raft.current_term;
+
+        if (++t->tries > TRIES_MAX || gone) {
             stop_receiving(n, true); /* the leader, whoever it is, asks again */
         } else {
             ask(n);

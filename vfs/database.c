@@ -77,6 +77,7 @@ void database_free(struct database *db)
         }
         free(db->file);
     }
+    sums_close(db->sums);
     store_close(db->store);
     turn_deinit(&db->turn);
     report_deinit(&db->report);
@@ -150,7 +151,7 @@ int database_open_file(struct database *db, struct database_content *out, struct
     return DUST_OK;
 }
 
-int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
+int database_read_raw(void *ctx, void *buf, uint32_t n, uint64_t offset)
 {
     struct database *db = ctx;
     int rv = db->file->pMethods->xRead(db->file, buf, (int)n, (sqlite3_int64)offset);
@@ -164,6 +165,81 @@ int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
     return rv;
 }
 
+int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
+{
+    int rv = database_read_raw(ctx, buf, n, offset);
+
+    return rv == SQLITE_OK ? database_check(ctx, database_read_raw, ctx, buf, n, offset) : rv;
+}
+
+/* ---- checksums ---- */
+
+int database_sums_renew(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e)
+{
+    uint8_t *page = malloc(db->page_size + 1);
+    int rv = page != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+
+    for (uint32_t pgno = 1; rv == DUST_OK && pgno <= n_pages; pgno++) {
+        if (database_read_raw(db, page, db->page_size, (uint64_t)(pgno - 1) * db->page_size) != SQLITE_OK) {
+            rv = err_set(e, DUST_IO, "cannot read page %u of %s", pgno, db->path);
+        } else {
+            sums_set(db->sums, pgno, page_sum(page, db->page_size));
+        }
+    }
+    free(page);
+    return rv == DUST_OK ? sums_store(db->sums, id, n_pages, e) : rv;
+}
+
+int database_sums_open(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e)
+{
+    bool known;
+    int rv = sums_open(&db->sums, db->dir, id, &known, e);
+
+    return rv == DUST_OK && !known ? database_sums_renew(db, id, n_pages, e) : rv;
+}
+
+void database_found_damage(struct database *db, uint32_t pgno, const char *where)
+{
+    uint32_t none = 0;
+
+    if (atomic_compare_exchange_strong(&db->damaged, &none, pgno)) {
+        report(&db->report, DUST_CORRUPT,
+            "page %u of this member's database is damaged in %s: it was changed by something other than dust, or has "
+            "decayed; it is not served, and is fetched from another member if there is one",
+            pgno, where);
+        if (db->rep.found_damage != NULL) {
+            db->rep.found_damage(db->rep.ctx);
+        }
+    }
+}
+
+static int check_page(struct database *db, uint32_t pgno, const void *page)
+{
+    return sums_check(db->sums, pgno, page_sum(page, db->page_size)) ? SQLITE_OK : SQLITE_CORRUPT;
+}
+
+int database_check(struct database *db, store_base_fn read, void *ctx, const void *buf, uint32_t n, uint64_t offset)
+{
+    uint32_t size = db->page_size;
+    int rv = SQLITE_OK;
+
+    if (db->sums == NULL || size == 0) {
+        return SQLITE_OK;
+    }
+    if (n == size && offset % size == 0) {
+        return check_page(db, (uint32_t)(offset / size) + 1, buf);
+    }
+    for (uint64_t at = offset / size * size; rv == SQLITE_OK && at < offset + n; at += size) {
+        uint8_t page[65536];
+
+        rv = read(ctx, page, size, at);
+        if (rv == SQLITE_OK) {
+            rv = check_page(db, (uint32_t)(at / size) + 1, page);
+        }
+    }
+    return rv;
+}
+
 /* ---- checkpoint ---- */
 
 struct folding {
@@ -171,6 +247,35 @@ struct folding {
     struct fold *fold;
     uint32_t at;
 };
+
+/* The sums of the pages to be folded, and that they are still what was staged. */
+static int begin_sums(struct database *db, const struct fold *fold, struct err *e)
+{
+    struct sums_change *changes;
+    int rv = DUST_OK;
+
+    if (db->sums == NULL) {
+        return DUST_OK;
+    }
+    changes = malloc((fold->n + 1) * sizeof *changes);
+    if (changes == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    for (uint32_t i = 0; rv == DUST_OK && i < fold->n; i++) {
+        changes[i].pgno = fold->pages[i].pgno;
+        changes[i].sum = page_sum(store_frame(db->store, fold->pages[i].node), db->page_size);
+        if (!store_frame_sound(db->store, fold->pages[i].node, changes[i].sum)) {
+            database_found_damage(db, changes[i].pgno, "pages");
+            rv = err_set(e, DUST_CORRUPT, "page %u is damaged in %s/pages: the checkpoint is put off", changes[i].pgno,
+                db->dir);
+        }
+    }
+    if (rv == DUST_OK) {
+        rv = sums_begin(db->sums, &fold->target.id, fold->target.n_pages, changes, fold->n, e);
+    }
+    free(changes);
+    return rv;
+}
 
 static int next_page(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
 {
@@ -211,6 +316,7 @@ static bool wait_for_readers(void *ctx, int tries)
 int database_checkpoint(struct database *db, struct head_info *at, struct err *e)
 {
     struct fold fold;
+    struct err why;
     struct folding f = {.db = db, .fold = &fold};
     struct fold_source src = {.ctx = &f, .marked = true, .next = next_page, .rewind = rewind_pages,
         .busy = wait_for_readers};
@@ -228,10 +334,17 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
     src.page_size = db->page_size;
     src.n_pages_after = fold.target.n_pages;
     src.id = fold.target.id;
+    src.repeat_ok = db->repairing;
     if (!fold.empty) {
         rv = store_fold_keep(db->store, &fold, database_read_base, db, e);
         if (rv == DUST_OK) {
+            rv = begin_sums(db, &fold, e);
+        }
+        if (rv == DUST_OK) {
             rv = checkpoint_fold(db->base, db->file, db->path, &src, e);
+            if (db->sums != NULL && sums_end(db->sums, rv == DUST_OK, &why) != DUST_OK) {
+                report_err(&db->report, &why);
+            }
         }
     }
     if (rv == DUST_OK && at != NULL) {
@@ -289,6 +402,9 @@ static int fold_marks(
 
     pthread_mutex_lock(&db->fold_mutex);
     rv = checkpoint_fold(db->base, db->file, db->path, &src, e);
+    if (rv == DUST_OK && marked && db->sums != NULL) {
+        rv = database_sums_renew(db, id, n_pages, e);
+    }
     pthread_mutex_unlock(&db->fold_mutex);
     return rv;
 }

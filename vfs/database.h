@@ -14,6 +14,7 @@
 #include "vfs/report.h"
 #include "vfs/replicator.h"
 #include "vfs/store.h"
+#include "vfs/sums.h"
 #include "vfs/turn.h"
 
 enum statements { STATEMENTS_OFF, STATEMENTS_TEXT, STATEMENTS_EXPANDED };
@@ -37,9 +38,12 @@ struct database {
     sqlite3_vfs *base;  /* the VFS underneath, of the SQLite copy that opened the member first */
     sqlite3_file *file; /* our own handle, for checkpoints and for reading pages of app.db */
     pthread_mutex_t fold_mutex; /* one fold at a time */
+    struct sums *sums;          /* of the pages of app.db; NULL: not checked */
+    _Atomic uint32_t damaged;   /* a page that was found damaged, 0: none since the last repair */
     uint64_t origin;            /* this member's id */
     _Atomic uint64_t origin_seq;
     bool held; /* under fold_mutex: no checkpoint for now */
+    bool repairing; /* a checkpoint may change pages without a new version: they were damaged */
     _Atomic bool caught_up; /* a local read need not ask: the commit index known at start has been reached */
     _Atomic bool left;      /* no member any more: connections that are open are refused */
     _Atomic int n_files;    /* open files on it */
@@ -64,6 +68,22 @@ void database_free(struct database *db);
 
 /* Read app.db as SQLite is to see it: marks hidden, zeros beyond the end. A store_base_fn; ctx is the database. */
 int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset);
+
+/* As database_read_base, whatever the page's checksum says: for comparing with others. */
+int database_read_raw(void *ctx, void *buf, uint32_t n, uint64_t offset);
+
+/* Read the checksums of app.db, which is at version `id`, or make them anew if there are none of that version. Before
+ * anything reads. DUST_IO, DUST_NOMEM, DUST_FULL. */
+int database_sums_open(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e);
+int database_sums_renew(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e);
+
+/* A store_base_fn's read, by whatever handle, of n bytes at `offset` of app.db, has given buf: is it what was written?
+ * `read` reads more of the page if need be. SQLITE_OK or SQLITE_CORRUPT, which only counts if no checkpoint wrote the page
+ * meanwhile: store_read knows; then it is for the caller to report it (database_found_damage). */
+int database_check(struct database *db, store_base_fn read, void *ctx, const void *buf, uint32_t n, uint64_t offset);
+
+/* A page is not what it was: say so, and have it repaired. `where`: app.db, or pages. */
+void database_found_damage(struct database *db, uint32_t pgno, const char *where);
 
 /* Bring app.db to the newest agreed version. DUST_BUSY: a plain reader is in the way. Blocking; any thread but the
  * loop's. *at (may be NULL): the version app.db is at afterwards. */

@@ -70,7 +70,7 @@ int file_refuse(struct dfile *f, int code, const char *text)
 
 /* ---- reading ---- */
 
-static int read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
+static int read_unchecked(void *ctx, void *buf, uint32_t n, uint64_t offset)
 {
     struct dfile *f = ctx;
     int rc = f->real_methods->xRead(f->real, buf, (int)n, (sqlite3_int64)offset);
@@ -82,6 +82,14 @@ static int read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
         mark_hide(buf, (size_t)offset, n);
     }
     return rc;
+}
+
+static int read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
+{
+    struct dfile *f = ctx;
+    int rc = read_unchecked(f, buf, n, offset);
+
+    return rc == SQLITE_OK ? database_check(f->db, read_unchecked, f, buf, n, offset) : rc;
 }
 
 int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, void *buf)
@@ -97,6 +105,9 @@ int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, 
     if (rv == DUST_VOID) {
         return file_refuse(
             f, DUST_VOID, "the transaction that this one was built on did not take effect; roll back and retry");
+    }
+    if (rv == DUST_CORRUPT || rv == -SQLITE_CORRUPT) {
+        database_found_damage(f->db, pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
     }
     return rv < 0 ? -rv : sqlite_code(rv);
 }

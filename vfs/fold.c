@@ -1,6 +1,7 @@
 /* Folding the newest agreed version into app.db: which pages, what must be kept of the old ones, and the moment when
  * app.db takes over. The writing itself is checkpoint.c's; the three calls stand around it (database.c). When a node
  * may be freed, and why a long reader keeps its snapshot, stands in trim.c. */
+#include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,7 +89,7 @@ static int keep_page(struct store *s, uint32_t pgno, uint64_t limit, uint8_t *bu
     struct held h;
     uint64_t oldest;
     uint32_t node;
-    int rv = DUST_OK;
+    int rv = DUST_OK, rc;
 
     pthread_mutex_lock(&s->mutex);
     held_scan(s, &h);
@@ -96,7 +97,8 @@ static int keep_page(struct store *s, uint32_t pgno, uint64_t limit, uint8_t *bu
     if (!held_between(&h, 1, oldest < limit ? oldest : limit)) {
         goto done;
     }
-    if (base(ctx, buf, s->page_size, (uint64_t)(pgno - 1) * s->page_size) != 0) {
+    rc = base(ctx, buf, s->page_size, (uint64_t)(pgno - 1) * s->page_size);
+    if (rc != 0 && rc != SQLITE_CORRUPT) {
         rv = err_set(e, DUST_IO, "cannot read page %u of the database file", pgno);
         goto done;
     }
@@ -107,6 +109,10 @@ static int keep_page(struct store *s, uint32_t pgno, uint64_t limit, uint8_t *bu
         copy_racy(frame_at(s, node), buf, s->page_size);
         atomic_store_explicit(&d->n_pages, s->base.n_pages, memory_order_relaxed);
         d->folded = 1;
+        node_seal(s, node);
+        if (rc != 0) { /* it is damaged: whoever would have read it in app.db is to get the same error here */
+            atomic_store_explicit(&d->sum, ~atomic_load_explicit(&d->sum, memory_order_relaxed), memory_order_relaxed);
+        }
         gen_open(s);
         node_push_last(s, node, 0);
         gen_close(s);

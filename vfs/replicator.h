@@ -23,6 +23,9 @@ struct replicator {
      * DUST_NOLEADER. SQL threads. */
     int (*confirm_read)(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e);
 
+    /* A page of this member's files was found damaged (database.damaged). Any thread. */
+    void (*found_damage)(void *ctx);
+
     /* The turn inside the member has waiters at a shut gate, or nobody uses it any more. Any thread. */
     void (*turn_changed)(void *ctx);
 };

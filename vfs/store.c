@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "vfs/clock.h"
+#include "vfs/sums.h"
 
 #define SLOTS_AT 4096
 #define BUCKETS_AT (SLOTS_AT + STORE_MAX_SLOTS * sizeof(struct store_slot))
@@ -210,7 +211,12 @@ static uint32_t lookup(struct store *s, uint32_t pgno, uint64_t seq)
     uint32_t limit = atomic_load_explicit(&s->n_chunks, memory_order_relaxed) * CHUNK_NODES + CHUNK_NODES;
 
     while (n != 0 && limit-- > 0) {
-        struct store_node *d = node_at(s, n);
+        struct store_node *d;
+
+        if (n > atomic_load_explicit(&s->n_chunks, memory_order_relaxed) * CHUNK_NODES) {
+            return 0; /* no such node: the file was changed by somebody else */
+        }
+        d = node_at(s, n);
 
         if (atomic_load_explicit(&d->pgno, memory_order_relaxed) == pgno &&
             atomic_load_explicit(&d->seq, memory_order_relaxed) <= seq) {
@@ -280,14 +286,55 @@ void store_unpin(struct store *s, struct snap *snap)
     snap->seq = 0;
 }
 
+static bool sound(struct store *s, uint32_t node, uint64_t sum)
+{
+    return atomic_load_explicit(&node_at(s, node)->sum, memory_order_relaxed) == (uint32_t)sum;
+}
+
+void node_seal(struct store *s, uint32_t n)
+{
+    atomic_store_explicit(
+        &node_at(s, n)->sum, (uint32_t)page_sum(frame_at(s, n), s->page_size), memory_order_relaxed);
+}
+
+bool store_frame_sound(struct store *s, uint32_t node, uint64_t sum)
+{
+    return sound(s, node, sum);
+}
+
+bool store_has(struct store *s, uint32_t pgno)
+{
+    bool has;
+
+    pthread_mutex_lock(&s->mutex);
+    has = lookup(s, pgno, UINT64_MAX) != 0;
+    pthread_mutex_unlock(&s->mutex);
+    return has;
+}
+
+#define FRAME_DAMAGED INT32_MIN /* among the codes of read_once; the caller's own are others */
+
+/* The whole frame is copied, then looked at: what is checked is what is handed out. */
+static int read_frame(struct store *s, uint32_t node, uint32_t offset, uint32_t n, void *buf)
+{
+    uint8_t whole[65536];
+
+    if (n == s->page_size) {
+        copy_racy(buf, frame_at(s, node), n);
+        return sound(s, node, page_sum(buf, n)) ? 0 : FRAME_DAMAGED;
+    }
+    copy_racy(whole, frame_at(s, node), s->page_size);
+    memcpy(buf, whole + offset, n);
+    return sound(s, node, page_sum(whole, s->page_size)) ? 0 : FRAME_DAMAGED;
+}
+
 static int read_once(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offset, uint32_t n, void *buf,
     store_base_fn base, void *ctx)
 {
     uint32_t node = lookup(s, pgno, snap->seq);
 
     if (node != 0) {
-        copy_racy(buf, frame_at(s, node) + offset, n);
-        return 0;
+        return read_frame(s, node, offset, n, buf);
     }
     return base(ctx, buf, n, (uint64_t)(pgno - 1) * s->page_size + offset);
 }
@@ -315,6 +362,9 @@ int store_read(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offse
 read:
     if (atomic_load(&s->slots[snap->slot].dead) != 0) {
         return DUST_VOID;
+    }
+    if (rv == FRAME_DAMAGED) {
+        return DUST_CORRUPT;
     }
     return rv == 0 ? DUST_OK : rv > 0 ? -rv : rv;
 }

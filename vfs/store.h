@@ -88,7 +88,8 @@ void store_pin_staged(struct store *s, uint32_t slot, struct snap *snap, const s
 
 void store_unpin(struct store *s, struct snap *snap);
 
-/* Read n bytes of page pgno, from `offset` within it, as of the snapshot. DUST_VOID if the snapshot was ahead and its
+/* Read n bytes of page pgno, from `offset` within it, as of the snapshot. DUST_CORRUPT if the frame was changed by
+ * somebody else. DUST_VOID if the snapshot was ahead and its
  * version has become void; negative: what `base` returned. */
 int store_read(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offset, uint32_t n, void *buf,
     store_base_fn base, void *ctx);
@@ -100,7 +101,11 @@ int store_frame_new(struct store *s, uint32_t pgno, uint32_t *node, struct err *
 void store_frame_free(struct store *s, const uint32_t *nodes, uint32_t n);
 void store_frame_write(struct store *s, uint32_t node, uint32_t offset, const void *buf, uint32_t n);
 void store_frame_read(struct store *s, uint32_t node, uint32_t offset, void *buf, uint32_t n);
-const uint8_t *store_frame(struct store *s, uint32_t node); /* private frames only */
+const uint8_t *store_frame(struct store *s, uint32_t node); /* private frames, and those being folded */
+bool store_frame_sound(struct store *s, uint32_t node, uint64_t sum); /* is its page_sum still what it was when staged? */
+
+/* Does a page have a node, or is app.db all there is of it? */
+bool store_has(struct store *s, uint32_t pgno);
 
 /* Put a transaction's frames on top of the head as a speculative version. `parent` has to be the head: DUST_STALE
  * otherwise (the frames stay the caller's). On success the frames belong to the store. */

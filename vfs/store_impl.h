@@ -49,7 +49,7 @@ struct store_node {
     _Atomic uint32_t n_pages; /* page 1 only: size of the database at seq */
     uint32_t sibling;         /* next in a version's list or in the free list */
     uint32_t folded;          /* app.db holds this very content */
-    uint32_t unused;
+    _Atomic uint32_t sum;     /* of the content, once staged */
 };
 
 struct store {
@@ -135,6 +135,9 @@ void store_trim(struct store *s, const struct held *h);
  * Only frames at the end of the file, in chunks without a single node in use, go; the free list is rebuilt without
  * them. */
 void store_release_idle(struct store *s);
+
+/* Note what the frame holds, so that a change of it is found out. */
+void node_seal(struct store *s, uint32_t n);
 
 /* Copy that may race with a writer, the result being discarded then. */
 void copy_racy(void *dst, const void *src, size_t n);

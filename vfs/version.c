@@ -24,6 +24,7 @@ static void stage(struct store *s, struct version *v, const uint32_t *nodes, uin
         atomic_store_explicit(&d->n_pages, v->n_pages, memory_order_relaxed);
         d->sibling = v->nodes;
         v->nodes = nodes[i];
+        node_seal(s, nodes[i]);
         node_push(s, nodes[i], v->seq);
     }
     v->prev = s->newest;

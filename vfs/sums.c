@@ -1,0 +1,380 @@
+/* The files, little-endian:
+ *
+ *     sums        0   8  "dustsum1"
+ *                 8  16  version
+ *                24   8  number of pages
+ *                32      the sums, 8 bytes for each page from the first on
+ *     sums-next   0   8  "dustsumN"
+ *                 8  16  version
+ *                24  16  version before it: what `sums` has to be of, for the changes to be applied
+ *                40   4  number of pages
+ *                44   4  number of changes
+ *                48      the changes: page number 8, sum 8
+ *                 …   8  page_sum over all before, padded with zeros to a multiple of 32
+ *
+ * In memory they are an array, reserved for as many pages as a database can have: it never moves. */
+#include "vfs/sums.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define HEAD 32
+#define HEAD_NEXT 48
+#define RESERVE (sizeof(uint64_t) << 32)
+
+struct sums {
+    char dir[PATH_MAX - 16];
+    int fd;
+    _Atomic uint64_t *sum; /* of page n at n */
+    uint32_t n_pages;
+    struct vid id;      /* the version that the array is of */
+    bool behind;        /* the file is of an older one: it could not be written */
+    struct vid next_id; /* under way: not none */
+    uint32_t next_n_pages, n_changes;
+    struct sums_change *changes;
+};
+
+static void put(uint8_t *p, uint64_t v, int n)
+{
+    for (int i = 0; i < n; i++) {
+        p[i] = (uint8_t)(v >> (8 * i));
+    }
+}
+
+static uint64_t get(const uint8_t *p, int n)
+{
+    uint64_t v = 0;
+
+    for (int i = n; i-- > 0;) {
+        v = v << 8 | p[i];
+    }
+    return v;
+}
+
+/* ---- one sum ---- */
+
+/* Four lanes, each a chain of xor and multiplication by an odd number: both are bijections of the lane, so that a change
+ * of one word cannot be undone by what follows. */
+uint64_t page_sum(const void *page, size_t size)
+{
+    static const uint64_t odd[4] = {0x9e3779b97f4a7c15u, 0xc2b2ae3d27d4eb4fu, 0x165667b19e3779f9u, 0xd6e8feb86659fd93u};
+    uint64_t lane[4] = {1, 2, 3, 4}, sum = size;
+    const uint8_t *p = page;
+
+    for (size_t at = 0; at + 32 <= size; at += 32) {
+        uint64_t w[4];
+
+        memcpy(w, p + at, sizeof w);
+        for (int i = 0; i < 4; i++) {
+            lane[i] = (lane[i] ^ w[i]) * odd[i];
+            lane[i] ^= lane[i] >> 29;
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        sum = (sum ^ lane[i]) * odd[3 - i];
+        sum ^= sum >> 32;
+    }
+    return sum != 0 ? sum : 1;
+}
+
+bool sums_check(const struct sums *s, uint32_t pgno, uint64_t sum)
+{
+    uint64_t known = atomic_load_explicit(&s->sum[pgno], memory_order_relaxed);
+
+    return known == 0 || known == sum;
+}
+
+void sums_set(struct sums *s, uint32_t pgno, uint64_t sum)
+{
+    atomic_store_explicit(&s->sum[pgno], sum, memory_order_relaxed);
+}
+
+/* ---- the files ---- */
+
+static void name(const struct sums *s, const char *file, char out[PATH_MAX])
+{
+    snprintf(out, PATH_MAX, "%s/%s", s->dir, file);
+}
+
+static int write_at(int fd, const void *buf, size_t n, off_t at)
+{
+    errno = 0;
+    return pwrite(fd, buf, n, at) == (ssize_t)n ? 0 : errno != 0 ? errno : ENOSPC;
+}
+
+/* The header of `sums` last: until then it says the version that it was of. */
+static int store_range(struct sums *s, uint32_t first, uint32_t n)
+{
+    enum { BLOCK = 4096 };
+    uint8_t buf[8 * BLOCK];
+
+    for (uint32_t done = 0; done < n;) {
+        uint32_t k = n - done < BLOCK ? n - done : BLOCK;
+        int rv;
+
+        for (uint32_t i = 0; i < k; i++) {
+            put(buf + 8 * i, atomic_load_explicit(&s->sum[first + done + i], memory_order_relaxed), 8);
+        }
+        rv = write_at(s->fd, buf, 8 * (size_t)k, HEAD + 8 * (off_t)(first + done - 1));
+        if (rv != 0) {
+            return rv;
+        }
+        done += k;
+    }
+    return 0;
+}
+
+static int store_head(struct sums *s, const struct vid *id, uint32_t n_pages)
+{
+    uint8_t head[HEAD] = "dustsum1";
+    int rv;
+
+    memcpy(head + 8, id->b, 16);
+    put(head + 24, n_pages, 8);
+    rv = fdatasync(s->fd) != 0 ? errno : 0;
+    if (rv == 0) {
+        rv = write_at(s->fd, head, sizeof head, 0);
+    }
+    if (rv == 0 && fdatasync(s->fd) != 0) {
+        rv = errno;
+    }
+    if (rv == 0) {
+        s->n_pages = n_pages;
+        s->id = *id;
+        s->behind = false;
+    }
+    return rv;
+}
+
+int sums_store(struct sums *s, const struct vid *id, uint32_t n_pages, struct err *e)
+{
+    int rv = store_range(s, 1, n_pages);
+
+    if (rv == 0) {
+        rv = store_head(s, id, n_pages);
+    }
+    return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot write the checksums in %s", s->dir);
+}
+
+static int load(struct sums *s, struct vid *id)
+{
+    uint8_t head[HEAD], buf[65536];
+    struct stat st;
+    ssize_t n;
+
+    *id = (struct vid){{0}};
+    if (fstat(s->fd, &st) != 0 || pread(s->fd, head, sizeof head, 0) != sizeof head ||
+        memcmp(head, "dustsum1", 8) != 0 || get(head + 24, 8) > UINT32_MAX ||
+        (uint64_t)st.st_size < HEAD + 8 * get(head + 24, 8)) {
+        return 0; /* none, or not whole */
+    }
+    s->n_pages = (uint32_t)get(head + 24, 8);
+    for (uint32_t done = 0; done < s->n_pages; done += (uint32_t)(n / 8)) {
+        size_t want = 8 * (size_t)(s->n_pages - done);
+
+        n = pread(s->fd, buf, want < sizeof buf ? want : sizeof buf, HEAD + 8 * (off_t)done);
+        if (n < 8) {
+            return n < 0 ? errno : EIO;
+        }
+        for (ssize_t i = 0; i + 8 <= n; i += 8) {
+            sums_set(s, done + 1 + (uint32_t)(i / 8), get(buf + i, 8));
+        }
+    }
+    memcpy(id->b, head + 8, 16);
+    return 0;
+}
+
+/* Read `sums-next`, if it is there and whole, and leads from the one version to the other. */
+static uint8_t *load_next(const struct sums *s, const struct vid *id, const struct vid *from, uint32_t *n_changes)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    uint8_t *buf = NULL;
+    size_t padded;
+    int fd;
+
+    name(s, "sums-next", path);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return NULL;
+    }
+    if (fstat(fd, &st) == 0 && st.st_size >= HEAD_NEXT + 8 && (buf = calloc(1, (size_t)st.st_size + 32)) != NULL &&
+        pread(fd, buf, (size_t)st.st_size, 0) == st.st_size) {
+        uint64_t sum = get(buf + st.st_size - 8, 8);
+
+        *n_changes = (uint32_t)get(buf + 44, 4);
+        padded = ((size_t)st.st_size - 8 + 31) / 32 * 32;
+        memset(buf + st.st_size - 8, 0, 8);
+        if ((uint64_t)st.st_size == HEAD_NEXT + 16 * (uint64_t)*n_changes + 8 && memcmp(buf, "dustsumN", 8) == 0 &&
+            memcmp(buf + 8, id->b, 16) == 0 && memcmp(buf + 24, from->b, 16) == 0 && page_sum(buf, padded) == sum) {
+            close(fd);
+            return buf;
+        }
+    }
+    close(fd);
+    free(buf);
+    return NULL;
+}
+
+static void forget_beyond(struct sums *s, uint32_t n_pages)
+{
+    for (uint32_t pgno = n_pages + 1; pgno <= s->n_pages && pgno != 0; pgno++) {
+        sums_set(s, pgno, 0);
+    }
+}
+
+int sums_open(struct sums **out, const char *dir, const struct vid *id, bool *known, struct err *e)
+{
+    struct sums *s = calloc(1, sizeof *s);
+    char path[PATH_MAX];
+    struct vid have;
+    uint32_t n;
+    uint8_t *next;
+    int rv;
+
+    if (s == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    snprintf(s->dir, sizeof s->dir, "%s", dir);
+    s->sum = mmap(NULL, RESERVE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (s->sum == MAP_FAILED) {
+        rv = err_sys(e, errno, "cannot reserve memory for checksums");
+        free(s);
+        return rv;
+    }
+    name(s, "sums", path);
+    s->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    rv = s->fd < 0 ? errno : load(s, &have);
+    if (rv != 0) {
+        rv = err_sys(e, rv, "cannot read the checksums in %s", path);
+        sums_close(s);
+        return rv;
+    }
+    next = load_next(s, id, &have, &n);
+    if (next != NULL && !vid_equal(&have, id)) {
+        uint32_t n_pages = (uint32_t)get(next + 40, 4);
+
+        for (uint32_t i = 0; i < n; i++) {
+            const uint8_t *p = next + HEAD_NEXT + 16 * (size_t)i;
+
+            sums_set(s, (uint32_t)get(p, 8), get(p + 8, 8));
+        }
+        forget_beyond(s, n_pages);
+        rv = sums_store(s, id, n_pages, e);
+        have = *id;
+    }
+    free(next);
+    if (rv != DUST_OK) {
+        sums_close(s);
+        return rv;
+    }
+    *known = vid_equal(&have, id) && !vid_none(id);
+    if (!*known) {
+        forget_beyond(s, 0);
+        s->n_pages = 0;
+    }
+    s->id = *id;
+    name(s, "sums-next", path);
+    unlink(path);
+    *out = s;
+    return DUST_OK;
+}
+
+void sums_close(struct sums *s)
+{
+    if (s != NULL) {
+        if (s->fd >= 0) {
+            close(s->fd);
+        }
+        munmap((void *)s->sum, RESERVE);
+        free(s->changes);
+        free(s);
+    }
+}
+
+/* ---- with a checkpoint ---- */
+
+int sums_begin(struct sums *s, const struct vid *id, uint32_t n_pages, const struct sums_change *changes, uint32_t n,
+    struct err *e)
+{
+    size_t len = HEAD_NEXT + 16 * (size_t)n, padded = (len + 31) / 32 * 32;
+    uint8_t *buf = calloc(1, padded + 8);
+    char path[PATH_MAX];
+    int fd, rv;
+
+    s->changes = malloc((n + 1) * sizeof *s->changes);
+    if (buf == NULL || s->changes == NULL) {
+        free(buf);
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    memcpy(s->changes, changes, n * sizeof *changes);
+    s->n_changes = n;
+    s->next_id = *id;
+    s->next_n_pages = n_pages;
+    memcpy(buf, "dustsumN", 8);
+    memcpy(buf + 8, id->b, 16);
+    memcpy(buf + 24, s->id.b, 16);
+    put(buf + 40, n_pages, 4);
+    put(buf + 44, n, 4);
+    for (uint32_t i = 0; i < n; i++) {
+        put(buf + HEAD_NEXT + 16 * (size_t)i, changes[i].pgno, 8);
+        put(buf + HEAD_NEXT + 16 * (size_t)i + 8, changes[i].sum, 8);
+    }
+    put(buf + len, page_sum(buf, padded), 8);
+    name(s, "sums-next", path);
+    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    rv = fd < 0 ? errno : write_at(fd, buf, len + 8, 0);
+    if (rv == 0 && fsync(fd) != 0) {
+        rv = errno;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(buf);
+    if (rv != 0) {
+        sums_end(s, false, NULL);
+        return err_sys(e, rv, "cannot write %s", path);
+    }
+    return DUST_OK;
+}
+
+int sums_end(struct sums *s, bool done, struct err *e)
+{
+    char path[PATH_MAX];
+    int rv = 0;
+
+    if (done) {
+        for (uint32_t i = 0; i < s->n_changes; i++) {
+            sums_set(s, s->changes[i].pgno, s->changes[i].sum);
+        }
+        forget_beyond(s, s->next_n_pages);
+        s->id = s->next_id;
+        if (s->behind) {
+            rv = store_range(s, 1, s->next_n_pages);
+        }
+        for (uint32_t i = 0, k; rv == 0 && i < s->n_changes; i += k) {
+            for (k = 1; i + k < s->n_changes && s->changes[i + k].pgno == s->changes[i].pgno + k; k++) {
+            }
+            rv = store_range(s, s->changes[i].pgno, k);
+        }
+        if (rv == 0) {
+            rv = store_head(s, &s->next_id, s->next_n_pages);
+        }
+        s->behind = rv != 0;
+    }
+    free(s->changes);
+    s->changes = NULL;
+    name(s, "sums-next", path);
+    if (rv == 0) {
+        unlink(path); /* else it is still needed */
+    }
+    return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot write the checksums in %s", s->dir);
+}
