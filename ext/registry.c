@@ -258,6 +258,7 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
     struct node_options opt = {.mode = NODE_RESUME, .election_ms = o->election_ms};
     struct database_content content;
     struct database *db;
+    struct node *node;
     struct address a;
     struct stat st;
     char dir[4096];
@@ -305,16 +306,9 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
         goto fail;
     }
     rv = store_format(db->store, db->page_size, &content.id, 0, content.n_pages, e);
-    if (rv == DUST_OK) {
-        rv = database_sums_open(db, &content.id, opt.mode == NODE_BOOTSTRAP ? 0 : content.n_pages, e);
+    if (rv == DUST_OK && opt.mode == NODE_BOOTSTRAP) {
+        rv = database_sums_open(db, &content.id, 0, e); /* made when the marks are */
     }
-    if (rv != DUST_OK) {
-        goto fail;
-    }
-    struct node *node;
-
-    opt.self.starts++; /* before anybody hears of this start: see raft/starts.h */
-    rv = member_save(dir, &opt.self, e);
     if (rv == DUST_OK) {
         rv = node_start(&node, db, &opt, e);
     }

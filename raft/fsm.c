@@ -229,7 +229,7 @@ static int apply_part(struct node *n, const struct entry *entry, raft_index inde
 static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
     struct node *n = node_of(fsm);
-    raft_index index = n->raft.last_applied + 1;
+    raft_index index = n->raft.last_applied + 1, from;
     struct entry entry;
     struct err e;
     int rv;
@@ -239,9 +239,13 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
     if (index <= n->fsm.skip_until || n->state == NODE_FAILED || n->fsm.stuck || n->fsm.paused) {
         return 0;
     }
+    from = n->fsm.assembling ? n->fsm.assembling_from : index;
     rv = entry_decode(buf->base, buf->len, &entry, &e);
     if (rv == DUST_OK) {
         rv = apply_part(n, &entry, index, &e);
+    }
+    if (rv != DUST_OK || n->fsm.paused) {
+        n->fsm.missed_from = from;
     }
     if (n->fsm.paused) {
         return 0;
@@ -365,6 +369,7 @@ void fsm_adopt(struct node *n, const struct head_info *head)
 {
     drop_assembly(n);
     n->fsm.skip_until = head->index;
+    n->fsm.missed_from = 0;
     n->fsm.heads.n = 0;
     n->fsm.log_bytes = 0;
 }
@@ -502,14 +507,25 @@ void fsm_init(struct node *n)
     }
 }
 
+/* Half a transaction is not in it. Entries that were skipped, since app.db was ahead of the log, are. */
+raft_index fsm_covered(const struct node *n)
+{
+    const struct fsm *f = &n->fsm;
+
+    return f->missed_from != 0 ? f->missed_from - 1
+           : f->assembling     ? f->assembling_from - 1
+                               : store_applied(n->db->store);
+}
+
 void fsm_restart(struct node *n)
 {
     struct head_info head;
 
     store_agreed(n->db->store, &head);
-    n->self.file_version = head.id; /* what is applied stays applied, but half a transaction is put together anew */
-    n->self.file_index = n->fsm.assembling ? n->fsm.assembling_from - 1 : store_applied(n->db->store);
+    n->self.file_version = head.id; /* what is applied stays applied */
+    n->self.file_index = fsm_covered(n);
     n->fsm.stuck = n->fsm.paused = false;
+    n->fsm.missed_from = 0;
     drop_assembly(n);
 }
 

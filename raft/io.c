@@ -333,7 +333,8 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     }
     cut_entries(n, *start, entries, n_entries);
     n->io.load_err.code = DUST_OK;
-    if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, &n->io.load_err) != DUST_OK) {
+    if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, &n->io.load_err) != DUST_OK ||
+        node_accept(n, &n->io.load_err) != DUST_OK) {
         return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
     }
     return 0;

@@ -223,6 +223,27 @@ static void on_timer(uv_timer_t *timer)
 
 /* ---- start ---- */
 
+/* A folder that is refused is left as it was. So only now is this start counted, and nobody has heard of it yet. */
+int node_accept(struct node *n, struct err *e)
+{
+    struct head_info file;
+    int rv = DUST_OK;
+
+    if (n->accepted || n->opt.mode != NODE_RESUME) {
+        return DUST_OK;
+    }
+    if (n->db->sums == NULL) {
+        store_agreed(n->db->store, &file);
+        rv = database_sums_open(n->db, &file.id, file.n_pages, e);
+    }
+    if (rv == DUST_OK) {
+        n->self.starts = STARTS_OF(n->boot);
+        rv = member_save(n->db->dir, &n->self, e);
+    }
+    n->accepted = rv == DUST_OK;
+    return rv;
+}
+
 int node_begin_raft(struct node *n, struct err *e)
 {
     struct raft_configuration conf;
@@ -520,7 +541,7 @@ int node_start(struct node **out, struct database *db, const struct node_options
     n->opt = *opt;
     n->self = opt->self;
     n->jobs_tail = &n->jobs;
-    n->boot = STARTS_BOOT(n->self.starts, randombytes_random());
+    n->boot = STARTS_BOOT(n->self.starts + (opt->mode == NODE_RESUME), randombytes_random());
     starts_load(&n->starts, &n->self);
     randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
     db->origin = n->self.id;

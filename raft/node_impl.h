@@ -92,6 +92,7 @@ struct fsm {
     uint64_t log_bytes; /* applied since the last snapshot */
     uint64_t snapshot_log_bytes; /* of these, up to the snapshot that is being taken */
     uint64_t seen_seq; /* agreed version at the last look for idleness */
+    raft_index missed_from; /* an entry was not applied, though it should have been: it, or part 0 of its transaction */
     bool stuck;          /* an entry could not be applied for want of space or memory: nothing is, until begun anew */
     struct err stuck_on; /* … and why */
     bool paused;         /* nothing is applied while a repair is under way; then the instance is begun anew */
@@ -224,6 +225,7 @@ struct node {
     struct member self;
     char address[ADDRESS_TEXT_MAX]; /* ours, as others know it */
     uint64_t boot;                  /* of this start (starts.h) */
+    bool accepted;                  /* node_accept has done its work */
     struct starts starts;           /* of the others */
 
     pthread_t thread;
@@ -271,6 +273,7 @@ struct node {
     struct change change;
     struct join join;
     struct transfer *transfer;
+    uint64_t fetches; /* sessions begun as a receiver */
     struct repair repair;
     uv_work_t fold_work;
     bool folding;
@@ -326,6 +329,7 @@ raft_id node_leader(const struct node *n, const char **address);
  * */
 int64_t node_last_heard_ms(const struct node *n, const char *address);
 int node_begin_raft(struct node *n, struct err *e);
+int node_accept(struct node *n, struct err *e); /* the log and app.db have been found to belong together */
 
 /* send.c */
 int send_message(struct raft_io *raft_io, struct raft_io_send *req, const struct raft_message *message,
@@ -346,6 +350,7 @@ void io_receive(void *ctx, void *data, size_t len);
 void fsm_init(struct node *n);
 void fsm_restart(struct node *n); /* the instance is begun again: nothing is applied twice */
 void fsm_deinit(struct node *n);
+raft_index fsm_covered(const struct node *n); /* up to here all that the log holds is in the agreed version */
 void fsm_tick(struct node *n); /* adapts when the next snapshot is taken */
 int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_index start,
     const struct raft_entry *entries, size_t n_entries, struct err *e);

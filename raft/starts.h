@@ -36,6 +36,7 @@ enum starts_verdict {
 };
 
 #define STARTS_BOOT(number, nonce) ((uint64_t)(number) << 32 | (uint32_t)(nonce))
+#define STARTS_OF(boot) ((uint32_t)((boot) >> 32)) /* the number */
 
 /* What the file `member` remembers. */
 void starts_load(struct starts *s, const struct member *m);

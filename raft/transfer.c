@@ -132,7 +132,7 @@ static struct session *session_of(struct node *n, raft_id to, uint64_t req)
     s->req = req;
     store_pin(n->db->store, s->slot, &s->snap);
     store_agreed(n->db->store, &s->head);
-    s->index = n->raft.last_applied;
+    s->index = fsm_covered(n);
     return s;
 }
 
@@ -264,7 +264,7 @@ static void begin_pulling(struct node *n)
 {
     struct transfer *t = n->transfer;
 
-    t->req++;
+    t->req = n->boot + ++n->fetches; /* never used before, in this start or another one */
     t->known = false;
     t->next_pgno = 1;
     t->n = 0;
@@ -301,9 +301,6 @@ static bool begin_receiving(struct node *n, raft_id from, const char *address, b
         return false;
     }
     t->state = PULLING;
-    if (t->req == 0) {
-        t->req = n->boot;
-    }
     txn_begin(&t->txn, n->db->store, 0);
     begin_pulling(n);
     return true;
@@ -407,13 +404,15 @@ static void fold_incoming(uv_work_t *work)
     struct transfer *t = n->transfer;
     struct fold_source src = {.ctx = n, .page_size = n->db->page_size, .n_pages_after = t->head.n_pages,
         .id = t->head.id, .marked = true, .repeat_ok = true, .next = next_incoming, .rewind = rewind_incoming};
+    struct err e;
 
     t->at = 0;
     t->result.code = DUST_OK;
     if (t->empty) {
         pthread_mutex_lock(&n->db->fold_mutex);
-        if (checkpoint_fold(n->db->base, n->db->file, n->db->path, &src, &t->result) == DUST_OK) {
-            database_sums_renew(n->db, &t->head.id, t->head.n_pages, &t->result);
+        if (checkpoint_fold(n->db->base, n->db->file, n->db->path, &src, &t->result) == DUST_OK &&
+            database_sums_renew(n->db, &t->head.id, t->head.n_pages, &e) != DUST_OK) {
+            report_err(&n->db->report, &e);
         }
         pthread_mutex_unlock(&n->db->fold_mutex);
     } else {
@@ -499,6 +498,15 @@ static int adopt_version(struct node *n, struct err *e)
     return rv;
 }
 
+/* What is received is to hold all that has been applied here, or was to be by the snapshot: a database never goes back. */
+static raft_index oldest_wanted(struct node *n)
+{
+    struct transfer *t = n->transfer;
+    raft_index applied = store_applied(n->db->store);
+
+    return t->repairing || t->held.install_snapshot.last_index < applied ? applied : t->held.install_snapshot.last_index;
+}
+
 static void all_pulled(struct node *n)
 {
     struct transfer *t = n->transfer;
@@ -547,7 +555,7 @@ static void reply_received(struct node *n, const struct note *note)
         begin_pulling(n);
         return;
     }
-    if (t->repairing && r.index < store_applied(n->db->store)) {
+    if (r.index < oldest_wanted(n)) {
         stop_receiving(n, true); /* it has not applied yet what we have: again a little later */
         return;
     }

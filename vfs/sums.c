@@ -161,6 +161,11 @@ int sums_store(struct sums *s, const struct vid *id, uint32_t n_pages, struct er
     if (rv == 0) {
         rv = store_head(s, id, n_pages);
     }
+    if (rv != 0) { /* those in memory are right all the same, and are written with the next checkpoint */
+        s->n_pages = n_pages;
+        s->id = *id;
+        s->behind = true;
+    }
     return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot write the checksums in %s", s->dir);
 }
 
@@ -313,6 +318,8 @@ int sums_begin(struct sums *s, const struct vid *id, uint32_t n_pages, const str
     s->changes = malloc((n + 1) * sizeof *s->changes);
     if (buf == NULL || s->changes == NULL) {
         free(buf);
+        free(s->changes);
+        s->changes = NULL;
         return err_set(e, DUST_NOMEM, "out of memory");
     }
     memcpy(s->changes, changes, n * sizeof *changes);

@@ -1,10 +1,11 @@
 """Any SQL, on a follower; all members equal afterwards. With and without the statement hook."""
 import hashlib
 import os
+from textwrap import dedent
 
 import pytest
 
-from cluster import scaled
+from cluster import scaled, wait_until
 
 
 @pytest.fixture(params=["hook", "no hook"])
@@ -143,6 +144,30 @@ def test_one_transaction_of_100_mb(box, three):
         assert os.path.getsize(m.path) > mb << 20
     b.sql("DELETE FROM t")  # and a large one that only frees
     box.same_files(a, b, c)
+
+
+def test_join_during_large_transactions(box):
+    """What a joiner is sent holds nothing of a transaction that is half way through the log; it gets all of that after."""
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB)")
+    a.again(conn="look")
+    joined = []
+    n = 0
+    for name in "bcdef"[:scaled(5, 2)]:
+        writing = a.start("py", conn="main", arg=scaled(40, 6), code=dedent("""
+            conn.execute('BEGIN IMMEDIATE')
+            for i in range(arg):
+                conn.execute('INSERT INTO t(x) VALUES(randomblob(1048576 - 100))')
+            conn.execute('COMMIT')
+            """))
+        under_way = "SELECT value FROM dust_status WHERE name = 'in_flight'"
+        wait_until("it is on its way", lambda: writing.done() or a.one(under_way, conn="look"), every=0.002)
+        joined.append(box.member(name).join(a))
+        a.get(writing, 120)
+        n += scaled(40, 6)
+    box.same_files(a, *joined)
+    for m in [a] + joined:
+        assert m.one("SELECT count(*) FROM t") == n
 
 
 def test_import_of_many_rows(box, three):

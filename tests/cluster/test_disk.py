@@ -1,0 +1,145 @@
+"""A full disk, of one member, of the leader, of all: writers get a clear error or a pause, reads go on, space is all it
+takes to go on, and nothing is lost."""
+import os
+import subprocess
+import time
+
+import pytest
+
+from cluster import SLOW, SqlError, wait_until
+
+NAMES = ("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_IOERR", "SQLITE_IOERR_COMMIT_ATOMIC")
+
+
+@pytest.fixture
+def small_disk(box):
+    """Makes file systems of a few megabytes, with a file on them that takes up space until it is removed."""
+    mounts = []
+
+    def make(name, size_mb, filler_mb):
+        path = box.path(name)
+        os.mkdir(path)
+        p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%dm" % size_mb, "dust-test", path], capture_output=True,
+                           text=True)
+        if p.returncode != 0:
+            pytest.skip("cannot mount a small file system: " + p.stderr.strip())
+        mounts.append(path)
+        with open(os.path.join(path, "filler"), "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, filler_mb << 20)
+        return path
+
+    yield make
+    box.shut()
+    for path in mounts:
+        subprocess.run(["umount", "-l", path])
+
+
+def insert(m, acked, n, size=200000):
+    """Rows until one fails: its error, or None after n of them."""
+    for _ in range(n):
+        try:
+            m.sql("INSERT INTO t(who, x) VALUES(?, randomblob(?))", "%s%d" % (m.name, len(acked)), size, timeout=60)
+        except SqlError as e:
+            assert e.name in NAMES, e
+            return e
+        acked.append("%s%d" % (m.name, len(acked)))
+    return None
+
+
+def goes_on(m, acked, within=40):
+    wait_until("%s writes again" % m.name, lambda: insert(m, acked, 1, 100) is None, within, every=0.2)
+
+
+def check(acked, *members):
+    for m in members:
+        rows = [r[0] for r in m.sql("SELECT who FROM t", timeout=60)]
+        assert len(rows) == len(set(rows))
+        assert set(acked) <= set(rows)
+        assert m.one("PRAGMA integrity_check", timeout=60) == "ok"
+
+
+def create(m):
+    m.create()
+    m.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, who TEXT, x)")
+
+
+def test_the_only_member(box, small_disk):
+    disk = small_disk("disk", 110, 40)
+    m = box.member("a", path=os.path.join(disk, "a.db"))
+    create(m)
+    acked = []
+    e = insert(m, acked, 2000)
+    assert e is not None
+    assert m.alive()
+    assert m.one("SELECT count(*) FROM t") >= len(acked)  # reads go on
+    again = insert(m, acked, 3)
+    if again is not None:
+        assert again.name != "SQLITE_OK"
+    status = m.status()
+    assert "full" in " ".join(str(v) for v in status.values()).lower() or "space" in " ".join(
+        str(v) for v in status.values()).lower(), status
+    os.unlink(os.path.join(disk, "filler"))
+    goes_on(m, acked)
+    check(acked, m)
+    m.kill9()
+    m.restart()
+    check(acked, m)
+
+
+@pytest.mark.parametrize("who", ["follower", "leader"])
+def test_one_of_three(box, small_disk, who):
+    disk = small_disk("disk", 110, 40)
+    paths = {"leader": "a", "follower": "c"}
+    a, b, c = [box.member(n, path=os.path.join(disk, n + ".db") if paths[who] == n else None) for n in "abc"]
+    create(a)
+    b.join(a)
+    c.join(a)
+    box.settle(a, b, c)
+    bad, good = (a, [b, c]) if who == "leader" else (c, [a, b])
+    acked = []
+    # The others go on all the while.
+    end = time.monotonic() + 90 * SLOW
+    while bad.one("SELECT dust_role()") != "recovering":
+        e = insert(good[0], acked, 1)
+        assert e is None or e.name in NAMES, e
+        assert time.monotonic() < end, "the disk does not get full"
+    goes_on(good[1], acked)
+    bad.sql("PRAGMA dust_consistency = stale")
+    assert bad.one("SELECT count(*) FROM t") > 0  # reads go on
+    bad.open(bad.path, conn="short", timeout=0.5)
+    bad.sql("PRAGMA dust_consistency = stale", conn="short")
+    e = bad.error("INSERT INTO t(who) VALUES('never')", conn="short", timeout=60)
+    assert e.name == "SQLITE_FULL", e
+    os.unlink(os.path.join(disk, "filler"))
+    goes_on(bad, acked, 60)
+    bad.sql("PRAGMA dust_consistency = local")
+    head = box.settle(a, b, c)
+    check(acked, a, b, c)
+    assert head
+    assert a.one("SELECT count(*) FROM t WHERE who = 'never'") == 0
+
+
+def test_all_of_them(box, small_disk):
+    disk = small_disk("disk", 330, 120)
+    members = [box.member(n, path=os.path.join(disk, n + ".db")) for n in "abc"]
+    create(members[0])
+    for m in members[1:]:
+        m.join(members[0])
+    box.settle(*members)
+    acked = []
+    e = None
+    for i in range(3000):
+        e = insert(members[i % 3], acked, 1)
+        if e is not None:
+            break
+    assert e is not None
+    for m in members:
+        assert m.alive()
+        m.sql("PRAGMA dust_consistency = stale")
+        assert m.one("SELECT count(*) FROM t") > 0
+    os.unlink(os.path.join(disk, "filler"))
+    for m in members:
+        goes_on(m, acked, 60)
+        m.sql("PRAGMA dust_consistency = local")
+    box.settle(*members)
+    check(acked, *members)
