@@ -108,14 +108,16 @@ static void leader_join(struct node *n, struct asker *a, uint64_t boot)
 void join_received(struct node *n, const struct note *note)
 {
     struct asker a = {.from = 0, .req = note->req};
+    struct address address;
     const char *leader;
 
     if (note->text_len == 0 || note->text_len >= sizeof a.address || n->join.joining) {
         return;
     }
     memcpy(a.address, note->text, note->text_len);
-    if (!n->running) {
-        return;
+    if (!n->running || address_parse(a.address, &address, NULL) != DUST_OK || address.port == 0 ||
+        strcmp(address.text, a.address) != 0 || !address_is_loopback(&address)) {
+        return; /* nobody to answer: a member asks with an address that it listens on */
     }
     if (node_is_leader(n)) {
         leader_join(n, &a, note->num[0]);
@@ -151,7 +153,8 @@ void join_reply_received(struct node *n, const struct note *note)
         }
         return;
     }
-    if (note->data_len != 16 || note->num[0] == 0 || note->num[1] < 512 || note->num[1] > 65536) {
+    if (note->data_len != 16 || note->num[0] == 0 || note->num[1] < 512 || note->num[1] > 65536 ||
+        (note->num[1] & (note->num[1] - 1)) != 0) {
         return;
     }
     memcpy(n->self.cluster.b, note->data, 16);

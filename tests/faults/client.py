@@ -3,6 +3,7 @@ workloads, each operation recorded before it begins and after it ends.
 
 The history is one file for each process, of lines that a kill cannot take back:
     B <op> <thread> <t> <what, JSON>        an operation begins, at t (monotonic, nanoseconds; one clock for all)
+    S <op> <saw, JSON>                      rows that it was given in the middle of a write transaction
     E <op> <t> <outcome> <result, JSON>     it has ended: ok, fail (certainly not written), unknown
 An operation without its second line is unknown.
 
@@ -50,6 +51,9 @@ class History:
             op = "%s.%d" % (self.who, self.n)
         os.write(self.fd, ("B %s %s %d %s\n" % (op, thread, time.monotonic_ns(), json.dumps(what))).encode())
         return op
+
+    def seen(self, op, saw):
+        os.write(self.fd, ("S %s %s\n" % (op, json.dumps(saw))).encode())
 
     def end(self, op, outcome, result):
         os.write(self.fd, ("E %s %d %s %s\n" % (op, time.monotonic_ns(), outcome, json.dumps(result))).encode())
@@ -117,15 +121,12 @@ class Client(threading.Thread):
             result = body(c, op)
             self.history.end(op, "ok", result)
             return result
-        except Stop as s:
+        except Stop:
             self.rollback(c)
-            self.history.end(op, "fail", {"saw": s.args[0]})
+            self.history.end(op, "fail", {})
         except sqlite3.Error as e:
             outcome, name = classify(e)
             result = {"error": name, "text": str(e)}
-            saw = getattr(self, "saw", None)
-            if saw is not None:
-                result["saw"] = saw
             if outcome == "unknown":
                 result["id"] = self.unknown_id(c)
             self.rollback(c)
@@ -167,7 +168,6 @@ class Client(threading.Thread):
     # ---- transactions with a place in hist ----
 
     def begin(self, c):
-        self.saw = None
         c.execute(self.random.choice(["BEGIN IMMEDIATE", "BEGIN IMMEDIATE", "BEGIN"]))
 
     def place(self, c, op, effect):
@@ -182,11 +182,12 @@ class Client(threading.Thread):
         """The last row of hist: its place, and whose it is."""
         return c.execute("SELECT n, op FROM hist ORDER BY n DESC LIMIT 1").fetchone() or (0, None)
 
-    def perhaps_give_up(self, saw):
-        """Some transactions only look, from within a write transaction, and roll back: what they saw counts."""
-        self.saw = saw
+    def perhaps_give_up(self, op, saw):
+        """Some transactions only look, from within a write transaction, and roll back. What was seen counts in any case,
+        also if the process is killed right after."""
+        self.history.seen(op, saw)
         if self.random.random() < 0.05:
-            raise Stop(saw)
+            raise Stop()
 
     def op_bank(self):
         a, b = self.random.sample(range(1, ACCOUNTS + 1), 2)
@@ -196,12 +197,11 @@ class Client(threading.Thread):
             self.begin(c)
             n, last = self.last(c)
             rows = c.execute("SELECT balance FROM account ORDER BY id").fetchall()
-            self.perhaps_give_up({"n": n, "last": last, "accounts": [r[0] for r in rows]})
+            self.perhaps_give_up(op, {"n": n, "last": last, "accounts": [r[0] for r in rows]})
             c.execute("UPDATE account SET balance = balance - ? WHERE id = ?", (amount, a))
             c.execute("UPDATE account SET balance = balance + ? WHERE id = ?", (amount, b))
             n = self.place(c, op, ["move", a, b, amount])
             c.execute("COMMIT")
-            self.saw = None
             return {"n": n}
 
         self.do({"op": "bank"}, body)
@@ -225,11 +225,10 @@ class Client(threading.Thread):
                     value = int(op.split(".")[-1]) * 10 + i
                     c.execute("INSERT INTO list(key, value) VALUES(?, ?)", (key, value))
                     effect.append([key, value])
-            self.perhaps_give_up({"n": n, "last": last, "lists": read})
+            self.perhaps_give_up(op, {"n": n, "last": last, "lists": read})
             m = self.place(c, op, effect)
             c.execute("COMMIT")
-            self.saw = None
-            return {"n": m, "before": {"n": n, "last": last, "lists": read}}
+            return {"n": m}
 
         self.do({"op": "list"}, body)
 
@@ -241,7 +240,6 @@ class Client(threading.Thread):
             c.execute("COMMIT")
             return {"n": n, "v": v}
 
-        self.saw = None
         self.do({"op": "counter"}, body)
 
     def op_read(self):
@@ -258,7 +256,6 @@ class Client(threading.Thread):
             c.execute("COMMIT")
             return {"n": n, "last": last, "accounts": accounts, "lists": lists, "v": v}
 
-        self.saw = None
         self.do({"op": "read", "level": level}, body, level)
 
     # ---- single statements ----
@@ -270,7 +267,6 @@ class Client(threading.Thread):
         def body(c, op):
             c.execute("INSERT INTO element(value, pad) VALUES(?, randomblob(?))", (op, pad))
 
-        self.saw = None
         self.do({"op": "add"}, body)
 
     def op_bump(self):
@@ -278,7 +274,6 @@ class Client(threading.Thread):
         def body(c, op):
             return {"v": c.execute("UPDATE counter SET v = v + 1 WHERE id = 2 RETURNING v").fetchone()[0]}
 
-        self.saw = None
         self.do({"op": "bump"}, body)
 
     def register_key(self):
@@ -286,13 +281,11 @@ class Client(threading.Thread):
 
     def op_write(self):
         k = self.register_key()
-        self.saw = None
         self.do({"op": "write", "k": k}, lambda c, op: c.execute(
             "INSERT INTO register VALUES(?, ?) ON CONFLICT(k) DO UPDATE SET v = excluded.v", (k, op)) and None)
 
     def op_cas(self):
         k = self.register_key()
-        self.saw = None
 
         def body(c, op):
             old = c.execute("SELECT v FROM register WHERE k = ?", (k,)).fetchone()
@@ -310,7 +303,6 @@ class Client(threading.Thread):
             row = c.execute("SELECT v FROM register WHERE k = ?", (k,)).fetchone()
             return {"v": row[0] if row else None}
 
-        self.saw = None
         self.do({"op": "look", "k": k}, body, "linearizable")
 
 

@@ -18,12 +18,12 @@ FRESH_SLACK_NS = 1_500_000_000  # while leadership changes: one election timeout
 
 
 class Op:
-    __slots__ = ("id", "who", "member", "start", "end", "what", "outcome", "result")
+    __slots__ = ("id", "who", "member", "start", "end", "what", "outcome", "result", "saw")
 
     def __init__(self, id_, thread, start, what):
         self.id, self.who, self.start, self.what = id_, thread.split("/")[0], start, what
         self.member = self.who.split("#")[0]
-        self.end, self.outcome, self.result = None, "unknown", {}
+        self.end, self.outcome, self.result, self.saw = None, "unknown", {}, None
 
 
 def load(paths):
@@ -37,6 +37,8 @@ def load(paths):
                 if kind == "B":
                     thread, t, what = rest.split(" ", 2)
                     ops[id_] = Op(id_, thread, int(t), json.loads(what))
+                elif kind == "S":
+                    ops[id_].saw = json.loads(rest)
                 else:
                     t, outcome, result = rest.split(" ", 2)
                     op = ops[id_]
@@ -124,9 +126,8 @@ class Checker:
         for op in self.ops.values():
             if op.what["op"] == "read" and op.outcome == "ok":
                 yield op.result["n"], op.result, op
-            for seen in (op.result.get("before"), op.result.get("saw")):
-                if seen is not None:
-                    yield seen["n"], seen, op
+            if op.saw is not None:
+                yield op.saw["n"], op.saw, op
 
     def snapshots(self):
         state = State(self.n_accounts, self.start)
