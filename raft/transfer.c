@@ -404,6 +404,7 @@ static void fold_incoming(uv_work_t *work)
     struct transfer *t = n->transfer;
     struct fold_source src = {.ctx = n, .page_size = n->db->page_size, .n_pages_after = t->head.n_pages,
         .id = t->head.id, .marked = true, .repeat_ok = true, .next = next_incoming, .rewind = rewind_incoming};
+    struct head_info base;
     struct err e;
 
     t->at = 0;
@@ -417,7 +418,10 @@ static void fold_incoming(uv_work_t *work)
         pthread_mutex_unlock(&n->db->fold_mutex);
     } else {
         database_hold(n->db, false);
-        database_checkpoint(n->db, NULL, &t->result);
+        if (database_checkpoint(n->db, NULL, &t->result) == DUST_OK && t->repairing) {
+            store_base(n->db->store, &base); /* every page is as at the leader: it may have been its checksum */
+            database_sums_renew(n->db, &base.id, base.n_pages, &t->result);
+        }
     }
 }
 

@@ -174,12 +174,15 @@ int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
 
 /* ---- checksums ---- */
 
-int database_sums_renew(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e)
+static int renew(struct database *db, bool all, const struct vid *id, uint32_t n_pages, struct err *e)
 {
     uint8_t *page = malloc(db->page_size + 1);
     int rv = page != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
 
     for (uint32_t pgno = 1; rv == DUST_OK && pgno <= n_pages; pgno++) {
+        if (!all && sums_known(db->sums, pgno)) {
+            continue;
+        }
         if (database_read_raw(db, page, db->page_size, (uint64_t)(pgno - 1) * db->page_size) != SQLITE_OK) {
             rv = err_set(e, DUST_IO, "cannot read page %u of %s", pgno, db->path);
         } else {
@@ -190,12 +193,17 @@ int database_sums_renew(struct database *db, const struct vid *id, uint32_t n_pa
     return rv == DUST_OK ? sums_store(db->sums, id, n_pages, e) : rv;
 }
 
+int database_sums_renew(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e)
+{
+    return renew(db, true, id, n_pages, e);
+}
+
 int database_sums_open(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e)
 {
     bool known;
     int rv = sums_open(&db->sums, db->dir, id, &known, e);
 
-    return rv == DUST_OK && !known ? database_sums_renew(db, id, n_pages, e) : rv;
+    return rv == DUST_OK && !known ? renew(db, false, id, n_pages, e) : rv;
 }
 
 void database_found_damage(struct database *db, uint32_t pgno, const char *where)

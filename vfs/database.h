@@ -72,9 +72,11 @@ int database_read_base(void *ctx, void *buf, uint32_t n, uint64_t offset);
 /* As database_read_base, whatever the page's checksum says: for comparing with others. */
 int database_read_raw(void *ctx, void *buf, uint32_t n, uint64_t offset);
 
-/* Read the checksums of app.db, which is at version `id`, or make them anew if there are none of that version. Before
- * anything reads. DUST_IO, DUST_NOMEM, DUST_FULL. */
+/* Read the checksums of app.db, which is at version `id`, and make those anew that are not known. Before anything reads.
+ * DUST_IO, DUST_NOMEM, DUST_FULL. */
 int database_sums_open(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e);
+
+/* Make all of them anew, as those of version `id`: of what app.db holds and has been found to be right. */
 int database_sums_renew(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e);
 
 /* A store_base_fn's read, by whatever handle, of n bytes at `offset` of app.db, has given buf: is it what was written?

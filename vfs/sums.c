@@ -1,9 +1,11 @@
 /* The files, little-endian:
  *
- *     sums        0   8  "dustsum1"
+ *     sums        0   8  "dustsum2"
  *                 8  16  version
  *                24   8  number of pages
- *                32      the sums, 8 bytes for each page from the first on
+ *                32   8  page_sum over the 32 bytes before
+ *              4096      blocks of 4096: the sums of 511 pages, 8 bytes each, from page 1 on; then 8 bytes: page_sum
+ *                        over the block, with its number, from 0, in their place
  *     sums-next   0   8  "dustsumN"
  *                 8  16  version
  *                24  16  version before it: what `sums` has to be of, for the changes to be applied
@@ -11,6 +13,8 @@
  *                44   4  number of changes
  *                48      the changes: page number 8, sum 8
  *                 …   8  page_sum over all before, padded with zeros to a multiple of 32
+ *
+ * A block that is not what was written (torn, or damaged) is one of sums that are not known.
  *
  * In memory they are an array, reserved for as many pages as a database can have: it never moves. */
 #include "vfs/sums.h"
@@ -26,7 +30,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HEAD 32
+#define BLOCK 4096
+#define PER_BLOCK (BLOCK / 8 - 1)
 #define HEAD_NEXT 48
 #define RESERVE (sizeof(uint64_t) << 32)
 
@@ -92,6 +97,11 @@ bool sums_check(const struct sums *s, uint32_t pgno, uint64_t sum)
     return known == 0 || known == sum;
 }
 
+bool sums_known(const struct sums *s, uint32_t pgno)
+{
+    return atomic_load_explicit(&s->sum[pgno], memory_order_relaxed) != 0;
+}
+
 void sums_set(struct sums *s, uint32_t pgno, uint64_t sum)
 {
     atomic_store_explicit(&s->sum[pgno], sum, memory_order_relaxed);
@@ -110,35 +120,50 @@ static int write_at(int fd, const void *buf, size_t n, off_t at)
     return pwrite(fd, buf, n, at) == (ssize_t)n ? 0 : errno != 0 ? errno : ENOSPC;
 }
 
-/* The header of `sums` last: until then it says the version that it was of. */
-static int store_range(struct sums *s, uint32_t first, uint32_t n)
+static uint32_t block_of(uint32_t pgno)
 {
-    enum { BLOCK = 4096 };
-    uint8_t buf[8 * BLOCK];
-
-    for (uint32_t done = 0; done < n;) {
-        uint32_t k = n - done < BLOCK ? n - done : BLOCK;
-        int rv;
-
-        for (uint32_t i = 0; i < k; i++) {
-            put(buf + 8 * i, atomic_load_explicit(&s->sum[first + done + i], memory_order_relaxed), 8);
-        }
-        rv = write_at(s->fd, buf, 8 * (size_t)k, HEAD + 8 * (off_t)(first + done - 1));
-        if (rv != 0) {
-            return rv;
-        }
-        done += k;
-    }
-    return 0;
+    return (pgno - 1) / PER_BLOCK;
 }
 
+/* Of a block's content; the last 8 bytes are overwritten. */
+static uint64_t block_sum(uint8_t buf[BLOCK], uint32_t block)
+{
+    put(buf + BLOCK - 8, block, 8);
+    return page_sum(buf, BLOCK);
+}
+
+static int store_block(const struct sums *s, uint32_t block)
+{
+    uint8_t buf[BLOCK];
+    uint64_t first = (uint64_t)block * PER_BLOCK + 1;
+
+    for (uint32_t i = 0; i < PER_BLOCK; i++) {
+        put(buf + 8 * i,
+            first + i <= UINT32_MAX ? atomic_load_explicit(&s->sum[first + i], memory_order_relaxed) : 0, 8);
+    }
+    put(buf + BLOCK - 8, block_sum(buf, block), 8);
+    return write_at(s->fd, buf, BLOCK, BLOCK * ((off_t)block + 1));
+}
+
+static int store_all(const struct sums *s, uint32_t n_pages)
+{
+    int rv = 0;
+
+    for (uint32_t block = 0; rv == 0 && n_pages != 0 && block <= block_of(n_pages); block++) {
+        rv = store_block(s, block);
+    }
+    return rv;
+}
+
+/* The header of `sums` last: until then it says the version that it was of. */
 static int store_head(struct sums *s, const struct vid *id, uint32_t n_pages)
 {
-    uint8_t head[HEAD] = "dustsum1";
+    uint8_t head[40] = "dustsum2";
     int rv;
 
     memcpy(head + 8, id->b, 16);
     put(head + 24, n_pages, 8);
+    put(head + 32, page_sum(head, 32), 8);
     rv = fdatasync(s->fd) != 0 ? errno : 0;
     if (rv == 0) {
         rv = write_at(s->fd, head, sizeof head, 0);
@@ -156,7 +181,7 @@ static int store_head(struct sums *s, const struct vid *id, uint32_t n_pages)
 
 int sums_store(struct sums *s, const struct vid *id, uint32_t n_pages, struct err *e)
 {
-    int rv = store_range(s, 1, n_pages);
+    int rv = store_all(s, n_pages);
 
     if (rv == 0) {
         rv = store_head(s, id, n_pages);
@@ -171,28 +196,32 @@ int sums_store(struct sums *s, const struct vid *id, uint32_t n_pages, struct er
 
 static int load(struct sums *s, struct vid *id)
 {
-    uint8_t head[HEAD], buf[65536];
+    uint8_t head[40], buf[BLOCK];
     struct stat st;
-    ssize_t n;
+    uint64_t n, sum;
 
     *id = (struct vid){{0}};
     if (fstat(s->fd, &st) != 0 || pread(s->fd, head, sizeof head, 0) != sizeof head ||
-        memcmp(head, "dustsum1", 8) != 0 || get(head + 24, 8) > UINT32_MAX ||
-        (uint64_t)st.st_size < HEAD + 8 * get(head + 24, 8)) {
-        return 0; /* none, or not whole */
+        memcmp(head, "dustsum2", 8) != 0 || get(head + 32, 8) != page_sum(head, 32) ||
+        get(head + 24, 8) > UINT32_MAX) {
+        return 0;
     }
-    s->n_pages = (uint32_t)get(head + 24, 8);
-    for (uint32_t done = 0; done < s->n_pages; done += (uint32_t)(n / 8)) {
-        size_t want = 8 * (size_t)(s->n_pages - done);
+    n = get(head + 24, 8);
+    for (uint32_t block = 0; n != 0 && block <= block_of((uint32_t)n); block++) {
+        ssize_t got = pread(s->fd, buf, BLOCK, BLOCK * ((off_t)block + 1));
 
-        n = pread(s->fd, buf, want < sizeof buf ? want : sizeof buf, HEAD + 8 * (off_t)done);
-        if (n < 8) {
-            return n < 0 ? errno : EIO;
+        if (got < 0) {
+            return errno;
         }
-        for (ssize_t i = 0; i + 8 <= n; i += 8) {
-            sums_set(s, done + 1 + (uint32_t)(i / 8), get(buf + i, 8));
+        sum = get(buf + BLOCK - 8, 8);
+        if (got != BLOCK || block_sum(buf, block) != sum) {
+            continue;
+        }
+        for (uint32_t i = 0; i < PER_BLOCK && (uint64_t)block * PER_BLOCK + i < n; i++) {
+            sums_set(s, block * PER_BLOCK + i + 1, get(buf + 8 * i, 8));
         }
     }
+    s->n_pages = (uint32_t)n;
     memcpy(id->b, head + 8, 16);
     return 0;
 }
@@ -281,10 +310,15 @@ int sums_open(struct sums **out, const char *dir, const struct vid *id, bool *kn
         sums_close(s);
         return rv;
     }
-    *known = vid_equal(&have, id) && !vid_none(id);
-    if (!*known) {
+    if (!vid_equal(&have, id) || vid_none(id)) {
         forget_beyond(s, 0);
         s->n_pages = 0;
+        *known = false;
+    } else {
+        *known = true;
+        for (uint32_t pgno = 1; pgno <= s->n_pages && pgno != 0 && *known; pgno++) {
+            *known = sums_known(s, pgno);
+        }
     }
     s->id = *id;
     name(s, "sums-next", path);
@@ -365,12 +399,12 @@ int sums_end(struct sums *s, bool done, struct err *e)
         forget_beyond(s, s->next_n_pages);
         s->id = s->next_id;
         if (s->behind) {
-            rv = store_range(s, 1, s->next_n_pages);
+            rv = store_all(s, s->next_n_pages);
         }
-        for (uint32_t i = 0, k; rv == 0 && i < s->n_changes; i += k) {
-            for (k = 1; i + k < s->n_changes && s->changes[i + k].pgno == s->changes[i].pgno + k; k++) {
+        for (uint32_t i = 0; rv == 0 && i < s->n_changes; i++) {
+            if (i == 0 || block_of(s->changes[i].pgno) != block_of(s->changes[i - 1].pgno)) {
+                rv = store_block(s, block_of(s->changes[i].pgno));
             }
-            rv = store_range(s, s->changes[i].pgno, k);
         }
         if (rv == 0) {
             rv = store_head(s, &s->next_id, s->next_n_pages);

@@ -9,7 +9,8 @@
  *     3. sums_end     done: into `sums`, flushed, and `sums-next` removed; not done: `sums-next` removed
  *
  * After a crash app.db says by its mark which version it is at: that of `sums-next`, then it is brought into `sums`; or
- * that of `sums`. If it is neither (the files come from elsewhere), the sums are made anew from what is there.
+ * that of `sums`. If it is neither (the files come from elsewhere), the sums are made anew from what is there; so are those
+ * that were damaged themselves.
  *
  * A sum of 0 means: not known, not checked. Checking takes no lock: it may be done by any number of threads while
  * another one changes the sums of pages that nobody reads from app.db (those being folded). */
@@ -33,12 +34,14 @@ struct sums_change {
 /* The checksum of a page; size is a multiple of 32. Never 0. One changed word always changes it. */
 uint64_t page_sum(const void *page, size_t size);
 
-/* Read the sums of app.db at version `id`. *known: they are those of that version; false: all are unknown. */
+/* Read the sums of app.db at version `id`. *known: all of them; false: none, or some (the files are of another version,
+ * or not what was written). */
 int sums_open(struct sums **out, const char *dir, const struct vid *id, bool *known, struct err *e);
 void sums_close(struct sums *s); /* NULL is fine */
 
 /* Is this the page? True if its sum is not known. */
 bool sums_check(const struct sums *s, uint32_t pgno, uint64_t sum);
+bool sums_known(const struct sums *s, uint32_t pgno);
 
 /* For making them anew: set one, then store them all as those of version `id` with n_pages. */
 void sums_set(struct sums *s, uint32_t pgno, uint64_t sum);

@@ -205,6 +205,43 @@ static void test_next_of_another(void **state)
     sums_close(must_open(2, false));
 }
 
+/* A bad block costs the sums that are in it, and no others. */
+static void test_damaged_block(void **state)
+{
+    char path[128];
+    struct vid v = id_of(1);
+    struct sums *s = must_open(1, false);
+    int fd;
+
+    (void)state;
+    for (uint32_t pgno = 1; pgno <= 1200; pgno++) {
+        sums_set(s, pgno, 100 + pgno);
+    }
+    assert_int_equal(sums_store(s, &v, 1200, NULL), DUST_OK);
+    sums_close(s);
+    snprintf(path, sizeof path, "%s/sums", dir);
+    fd = open(path, O_RDWR);
+    assert_int_equal(pwrite(fd, "\xff", 1, 4096 + 4096 + 80), 1); /* of page 522 */
+    close(fd);
+    s = must_open(1, false);
+    for (uint32_t pgno = 1; pgno <= 1200; pgno++) {
+        assert_int_equal(sums_known(s, pgno), pgno < 512 || pgno > 1022);
+        assert_true(sums_check(s, pgno, 100 + pgno));
+    }
+    for (uint32_t pgno = 512; pgno <= 1022; pgno++) {
+        sums_set(s, pgno, 100 + pgno);
+    }
+    assert_int_equal(sums_store(s, &v, 1200, NULL), DUST_OK);
+    sums_close(s);
+    sums_close(must_open(1, true));
+    fd = open(path, O_RDWR);
+    assert_int_equal(pwrite(fd, "\xff", 1, 26), 1); /* the number of pages */
+    close(fd);
+    s = must_open(1, false);
+    assert_false(sums_known(s, 1));
+    sums_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -214,6 +251,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_crash, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_torn_next, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_next_of_another, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_damaged_block, make_dir, remove_dir),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
