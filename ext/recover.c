@@ -32,7 +32,7 @@
 struct recovery {
     struct sqlite_lib *lib;
     char src[PATH_SIZE], dest[PATH_SIZE];
-    bool has_folder;
+    bool has_folder, force;
     bool made_file, made_folder; /* dest's */
     struct database *db;         /* dest */
     struct member self;
@@ -118,14 +118,18 @@ static int copy_database(struct recovery *r, struct err *e)
 
 static int copy_folder(struct recovery *r, struct err *e)
 {
+    /* Without the checksums all pages are taken as they are. */
+    static const char *const files[] = {"member", "sums", "sums-next"};
     char from[PATH_SIZE + 300], to[PATH_SIZE + 300];
     struct dirent *d;
-    int rv;
+    int rv = DUST_OK;
     DIR *dir;
 
-    snprintf(from, sizeof from, "%s-dust/member", r->src);
-    snprintf(to, sizeof to, "%s-dust/member", r->dest);
-    rv = copy_plain(from, to, true, e);
+    for (int i = 0; rv == DUST_OK && i < (r->force ? 1 : 3); i++) {
+        snprintf(from, sizeof from, "%s-dust/%s", r->src, files[i]);
+        snprintf(to, sizeof to, "%s-dust/%s", r->dest, files[i]);
+        rv = copy_plain(from, to, i == 0, e);
+    }
     snprintf(to, sizeof to, "%s-dust/raft", r->dest);
     if (rv == DUST_OK && mkdir(to, 0700) != 0) {
         rv = err_sys(e, errno, "cannot make %s", to);
@@ -189,6 +193,30 @@ static int copy_locked(struct recovery *r, struct err *e)
 }
 
 /* ---- the copy ---- */
+
+/* Pages that were changed underneath are found out by their checksums. */
+static int check_pages(struct recovery *r, struct err *e)
+{
+    struct head_info head;
+    uint8_t *page = malloc(r->db->page_size);
+    int rv = page != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+
+    store_agreed(r->db->store, &head);
+    for (uint32_t pgno = 1; rv == DUST_OK && pgno <= head.n_pages; pgno++) {
+        int rc = database_read_base(r->db, page, r->db->page_size, (uint64_t)(pgno - 1) * r->db->page_size);
+
+        if (rc == SQLITE_CORRUPT) {
+            rv = err_set(e, DUST_CORRUPT,
+                "page %u of %s is damaged: if there is no other member to recover from, "
+                "dust_recover(src, dest, 'force') takes it as it is",
+                pgno, r->src);
+        } else if (rc != SQLITE_OK) {
+            rv = err_set(e, DUST_IO, "cannot read page %u of %s", pgno, r->dest);
+        }
+    }
+    free(page);
+    return rv;
+}
 
 static int open_copy(struct recovery *r, struct err *e)
 {
@@ -334,6 +362,7 @@ int recover_run(struct sqlite_lib *lib, const char *src, const char *dest, bool 
         return err_set(e, DUST_NOMEM, "out of memory");
     }
     r->lib = lib;
+    r->force = force;
     rv = full_name(lib, src, r->src, e);
     if (rv == DUST_OK) {
         rv = full_name(lib, dest, r->dest, e);
@@ -354,15 +383,19 @@ int recover_run(struct sqlite_lib *lib, const char *src, const char *dest, bool 
         rv = database_checkpoint(r->db, NULL, e);
     }
     if (rv == DUST_OK) {
+        rv = check_pages(r, e);
+    }
+    if (rv == DUST_OK) {
         store_agreed(r->db->store, &r->found.head);
         rv = database_end(r->db, e);
     }
     if (rv == DUST_OK) {
         r->made_file = false;
         snprintf(said, ERR_TEXT_MAX,
-            "%.150s is an ordinary database: version %s, %u pages, %llu transactions of the log beyond the last checkpoint; "
-            "dust_start makes a new cluster of it",
-            r->dest, vid_hex(&r->found.head.id, hex), r->found.head.n_pages, (unsigned long long)r->found.entries);
+            "%.150s is an ordinary database: version %s, %u pages; the log went to entry %llu of term %llu, %llu "
+            "transactions beyond the last checkpoint; dust_start makes a new cluster of it",
+            r->dest, vid_hex(&r->found.head.id, hex), r->found.head.n_pages, (unsigned long long)r->found.last_index,
+            (unsigned long long)r->found.last_term, (unsigned long long)r->found.entries);
     }
     undo(r);
     if (rv == DUST_OK) {

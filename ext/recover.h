@@ -11,8 +11,8 @@
 /* Make `dest`, which must not exist, an ordinary SQLite database with what `src` holds, and leave src as it is.
  *
  * If src is the database of a member (its folder is beside it), all that its log has is in it, beyond what app.db has
- * been brought to; no process may have the member open, and a majority of its cluster must not answer (`force`: not
- * asked). If it is a copy without a folder, it is as of the checkpoint that the copy was made after.
+ * been brought to; no process may have the member open, no page may be damaged, and a majority of its cluster must not
+ * answer (`force`: neither is asked). If it is a copy without a folder, it is as of the checkpoint that the copy was made after.
  *
  * A cluster started on dest (dust_start) is a new one: members of the old one that come back are refused.
  *

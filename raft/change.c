@@ -195,6 +195,7 @@ void change_removed(struct node *n, raft_id from)
             "this member was removed from its cluster: its data is as of then, and can only be read; delete %s, and "
             "VACUUM INTO another file makes an ordinary database of it; or join again with an empty one",
             n->db->dir);
+        atomic_store(&n->db->caught_up, true); /* there is nothing more to come */
         node_fail(n, &e);
     }
 }

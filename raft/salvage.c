@@ -125,6 +125,8 @@ static int replay(struct node *n, struct salvage *out, struct err *e)
     if (rv != 0) {
         return err_set(e, DUST_CORRUPT, "the log in %s/raft cannot be read: %s", n->db->dir, io->errmsg);
     }
+    out->last_index = count != 0 ? start + count - 1 : snapshot != NULL ? snapshot->index : 0;
+    out->last_term = count != 0 ? entries[count - 1].term : snapshot != NULL ? snapshot->term : 0;
     note_configuration(out, n->self.id, snapshot, entries, count);
     rv = fsm_replay(n, start, entries, count, &out->entries, e);
     store_agreed(n->db->store, &out->head);
@@ -149,6 +151,7 @@ int salvage_run(struct database *db, const struct member *self, struct salvage *
     }
     n->db = db;
     n->self = *self;
+    n->boot = STARTS_BOOT(self->starts, 0);
     n->opt.mode = NODE_RESUME;
     rv = io_init(n, e);
     if (rv == DUST_OK) {

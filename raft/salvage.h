@@ -13,6 +13,7 @@
 struct salvage {
     uint64_t entries;      /* of the log that were put into effect beyond app.db */
     struct head_info head; /* what the page store is at now */
+    uint64_t last_index, last_term; /* of the log: of several members, the one with the highest term, then index, has most */
     unsigned voters;       /* in the configuration that the log ends with */
     bool is_voter;         /* this member is one */
     unsigned n_others;

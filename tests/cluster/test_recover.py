@@ -173,3 +173,24 @@ def test_wrong_names(box):
     e = w.error("SELECT dust_recover(?, ?)", m.path, box.path("y.db"))
     assert "log" in e.text, e
     assert not os.path.exists(box.path("y.db"))
+
+
+def test_damaged_pages(box):
+    """They are not passed on unnoticed."""
+    m = box.member("a").create()
+    m.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    m.many("INSERT INTO t VALUES(?, ?)", [[i, "row %d " % i + "x" * 200] for i in range(200)])
+    m.checkpoint()
+    m.kill9()
+    with open(m.path, "r+b") as f:
+        at = f.read().index(b"row 150 ") + 20
+        f.seek(at)
+        f.write(b"y")
+    w = box.worker()
+    w.open(":memory:")
+    e = w.error("SELECT dust_recover(?, ?)", m.path, box.path("new.db"))
+    assert e.name == "SQLITE_CORRUPT" and "page %d " % (at // 4096 + 1) in e.text and "force" in e.text, e
+    assert not os.path.exists(box.path("new.db"))
+    w.one("SELECT dust_recover(?, ?, 'force')", m.path, box.path("new.db"))
+    rows = plain(box.path("new.db"), "SELECT id, v FROM t")
+    assert [id_ for id_, v in rows if v != "row %d " % id_ + "x" * 200] == [150]
