@@ -207,6 +207,9 @@ static int load(struct sums *s, struct vid *id)
         return 0;
     }
     n = get(head + 24, 8);
+    if (n != 0 && st.st_size < BLOCK * ((off_t)block_of((uint32_t)n) + 2)) {
+        return 0; /* cut off */
+    }
     for (uint32_t block = 0; n != 0 && block <= block_of((uint32_t)n); block++) {
         ssize_t got = pread(s->fd, buf, BLOCK, BLOCK * ((off_t)block + 1));
 
@@ -224,6 +227,19 @@ static int load(struct sums *s, struct vid *id)
     s->n_pages = (uint32_t)n;
     memcpy(id->b, head + 8, 16);
     return 0;
+}
+
+static bool in_order(const uint8_t *change, uint32_t n, uint32_t n_pages)
+{
+    for (uint64_t before = 0; n > 0; n--, change += 16) {
+        uint64_t pgno = get(change, 8);
+
+        if (pgno <= before || pgno > n_pages) {
+            return false;
+        }
+        before = pgno;
+    }
+    return true;
 }
 
 /* Read `sums-next`, if it is there and whole, and leads from the one version to the other. */
@@ -248,7 +264,8 @@ static uint8_t *load_next(const struct sums *s, const struct vid *id, const stru
         padded = ((size_t)st.st_size - 8 + 31) / 32 * 32;
         memset(buf + st.st_size - 8, 0, 8);
         if ((uint64_t)st.st_size == HEAD_NEXT + 16 * (uint64_t)*n_changes + 8 && memcmp(buf, "dustsumN", 8) == 0 &&
-            memcmp(buf + 8, id->b, 16) == 0 && memcmp(buf + 24, from->b, 16) == 0 && page_sum(buf, padded) == sum) {
+            memcmp(buf + 8, id->b, 16) == 0 && memcmp(buf + 24, from->b, 16) == 0 && page_sum(buf, padded) == sum &&
+            in_order(buf + HEAD_NEXT, *n_changes, (uint32_t)get(buf + 40, 4))) {
             close(fd);
             return buf;
         }

@@ -244,6 +244,12 @@ static void member_seeds(void)
         m.role = i == 1 ? MEMBER_STANDBY : MEMBER_VOTER;
         m.file_version.b[3] = (uint8_t)i;
         m.file_index = i * 1000;
+        m.starts = i * 3;
+        m.n_seen = i;
+        m.seen[0].id = 1;
+        m.seen[0].starts = 4;
+        m.seen[1].id = 9;
+        m.seen[1].starts = 1;
         check(member_save(dir, &m, NULL) == DUST_OK);
         f = fopen(path, "rb");
         check(f != NULL);
@@ -274,6 +280,27 @@ static void member_seeds(void)
     add(m.address, sizeof m.address);
     add(m.bind, sizeof m.bind);
     save("member");
+}
+
+static void sums_seeds(void)
+{
+    static const uint8_t zeros[4096];
+
+    for (unsigned choices = 0; choices < 16; choices++) {
+        begin((uint8_t)choices);
+        add_number(520, 2);
+        add_number(2 * 4096, 2);
+        add(zeros, sizeof zeros);
+        for (uint64_t i = 1; i <= 512; i++) {
+            add_number(i * 1000003, 8);
+        }
+        add(zeros, 48);
+        for (uint64_t i = 1; i < 4; i++) {
+            add_number(i * 170, 8); /* page number, sum */
+            add_number(i, 8);
+        }
+        save("sums");
+    }
 }
 
 static void address_seeds(void)
@@ -471,6 +498,7 @@ int main(int argc, char **argv)
     wire_seeds();
     entry_seeds();
     delta_seeds();
+    sums_seeds();
     member_seeds();
     address_seeds();
     roster_seeds();
