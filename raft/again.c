@@ -38,6 +38,7 @@ static void close_instance(struct node *n)
     change_fail(n, DUST_AGAIN, NULL);
     ask_fail(n, DUST_AGAIN, NULL);
     read_fail(n, DUST_AGAIN, NULL);
+    give_deinit(n);
     transfer_deinit(n);
     node_close_all(n);
 }

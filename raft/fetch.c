@@ -4,6 +4,8 @@
  *                data: for each page that differs, its number (4 bytes, little-endian) and content */
 #include "raft/fetch.h"
 
+#include <sodium.h>
+
 bool fetch_decode(const struct note *note, struct fetch *out)
 {
     uint64_t first = note->num[0], n = note->num[1], n_hashes = note->data_len / FETCH_HASH_SIZE;
@@ -74,4 +76,9 @@ uint8_t *fetch_page_put(uint8_t *out, uint32_t pgno)
 bool fetch_lock_page(uint32_t pgno, uint32_t page_size)
 {
     return pgno == 0x40000000u / page_size + 1;
+}
+
+void fetch_hash(uint8_t out[FETCH_HASH_SIZE], const uint8_t *page, uint32_t page_size)
+{
+    crypto_generichash(out, FETCH_HASH_SIZE, page, page_size, NULL, 0);
 }

@@ -1,4 +1,4 @@
-/* fetch - the two messages of a state transfer, as transfer.c sends them: checked whole before anything of them is
+/* fetch - the two messages of a state transfer, as transfer.c and give.c send them: checked whole before anything of them is
  * used. Their fields stand in fetch.c.
  *
  * Pure functions; any thread. What is decoded leads into the note, which must outlive it. */
@@ -13,6 +13,7 @@
 
 #define FETCH_PAGES_MAX 4096u /* that a message asks for or covers */
 #define FETCH_HASH_SIZE 16    /* BLAKE2b-128 of a page */
+#define FETCH_CHUNK_BYTES (256u << 10) /* of pages, in one message */
 
 /* "Send me these pages, save those that I have." */
 struct fetch {
@@ -49,6 +50,8 @@ static inline uint32_t fetch_page_bytes(uint32_t page_size)
     return 4 + page_size;
 }
 uint8_t *fetch_page_put(uint8_t *out, uint32_t pgno);
+
+void fetch_hash(uint8_t out[FETCH_HASH_SIZE], const uint8_t *page, uint32_t page_size);
 
 /* The page that holds the lock byte is never used by SQLite, and never sent. */
 bool fetch_lock_page(uint32_t pgno, uint32_t page_size);

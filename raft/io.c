@@ -104,8 +104,14 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
         grant_wish(n, h->from, note);
         break;
     case NOTE_FETCH:
+        if (n->running) {
+            give_received(n, h, note);
+        }
+        break;
     case NOTE_FETCH_REPLY:
-        transfer_received(n, h, note);
+        if (n->running) {
+            transfer_received(n, note);
+        }
         break;
     case NOTE_JOIN:
         join_received(n, note);

@@ -218,6 +218,7 @@ static void on_timer(uv_timer_t *timer)
     ask_tick(n);
     read_tick(n);
     join_promote_tick(n);
+    give_tick(n);
     transfer_tick(n);
 }
 
@@ -374,6 +375,7 @@ static void shut_down(struct node *n)
     change_fail(n, DUST_CLOSED, "this member is shutting down");
     ask_fail(n, DUST_CLOSED, "this member is shutting down");
     read_fail(n, DUST_CLOSED, "this member is shutting down");
+    give_deinit(n);
     transfer_deinit(n);
     if (!closing) {
         node_close_all(n);

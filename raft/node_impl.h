@@ -198,8 +198,21 @@ struct join {
     bool promoting;        /* taken in, and to become a voter */
 };
 
-/* ---- transfer.c: pages for a member that is too far behind ---- */
+/* ---- transfer.c, give.c: pages for a member that is too far behind ---- */
+#define SESSIONS_MAX 8
+
 struct transfer;
+
+struct give {
+    struct session {
+        raft_id to; /* 0: none */
+        uint64_t req, used_ms;
+        uint32_t slot;
+        struct snap snap;
+        struct head_info head;
+        raft_index index; /* up to here all is in it */
+    } session[SESSIONS_MAX];
+};
 
 /* ---- again.c: the instance begun anew ---- */
 struct again {
@@ -272,6 +285,7 @@ struct node {
     struct read read;
     struct change change;
     struct join join;
+    struct give give;
     struct transfer *transfer;
     uint64_t fetches; /* sessions begun as a receiver */
     struct repair repair;
@@ -409,9 +423,14 @@ void join_promote_tick(struct node *n); /* always */
 /* repair.c */
 void repair_tick(struct node *n);
 
+/* give.c */
+void give_received(struct node *n, const struct wire_head *from, const struct note *note);
+void give_tick(struct node *n);
+void give_deinit(struct node *n);
+
 /* transfer.c */
 bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address); /* takes m if true */
-void transfer_received(struct node *n, const struct wire_head *from, const struct note *note);
+void transfer_received(struct node *n, const struct note *note); /* an answer */
 /* Pull all pages that differ from the leader, because some here are damaged. False: not now. */
 bool transfer_repair(struct node *n, raft_id from, const char *address);
 void transfer_tick(struct node *n);

@@ -12,10 +12,9 @@
  *   fold into app.db, or (with readers) through the page store
  *   InstallSnapshot delivered; entries up to the index are skipped when they come
  *
- * Chunks are CHUNK_BYTES of pages at most, one under way at a time, so that neither side's loop nor the log's traffic
+ * Chunks are FETCH_CHUNK_BYTES of pages at most, one under way at a time, so that neither side's loop nor the log's traffic
  * waits. The version is the one pinned at the first FETCH, newer than the snapshot's as a rule: everything in it is
- * committed, so skipping the entries that lead to it is what applying them would do. The sender forgets a session that
- * is silent for SESSION_MS; the receiver begins again if a reply does not come for RETRY_MS, with a new session if it
+ * committed, so skipping the entries that lead to it is what applying them would do. The receiver begins again if a reply does not come for RETRY_MS, with a new session if it
  * must (another leader), keeping nothing: pages equal by hash are not sent twice once folded.
  *
  * Two ways in. An empty database has no readers: pages go to the file `incoming` and are folded from there, so that a
@@ -25,10 +24,9 @@
  * A crash at any point: `incoming` is thrown away; app.db is at the old version or, by its journal, at the new one,
  * which the note in `member` then explains to fsm_find_start.
  *
- * The messages stand in fetch.c. */
+ * The messages stand in fetch.c, the giving side in give.c. */
 #include <errno.h>
 #include <fcntl.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,26 +35,11 @@
 
 #include "raft/fetch.h"
 #include "raft/node_impl.h"
-#include "vfs/clock.h"
 
-#define CHUNK_BYTES (256u << 10)
-#define SESSION_MS 15000u
 #define RETRY_MS 1000u
-#define SESSIONS_MAX 8
 #define TRIES_MAX 10
 
-struct session {
-    raft_id to;
-    uint64_t req, used_ms;
-    uint32_t slot;
-    struct snap snap;
-    struct head_info head;
-    raft_index index;
-};
-
 struct transfer {
-    struct session sessions[SESSIONS_MAX];
-    /* as the receiver */
     enum { IDLE, PULLING, FOLDING } state;
     struct raft_message held;
     raft_id from;
@@ -89,114 +72,6 @@ static struct transfer *state_of(struct node *n)
     }
     return n->transfer;
 }
-
-static void hash_page(uint8_t out[FETCH_HASH_SIZE], const uint8_t *page, uint32_t size)
-{
-    crypto_generichash(out, FETCH_HASH_SIZE, page, size, NULL, 0);
-}
-
-/* ---- the sender ---- */
-
-static void end_session(struct node *n, struct session *s)
-{
-    if (s->to != 0) {
-        store_unpin(n->db->store, &s->snap);
-        store_slot_give(n->db->store, s->slot);
-        memset(s, 0, sizeof *s);
-    }
-}
-
-static struct session *session_of(struct node *n, raft_id to, uint64_t req)
-{
-    struct transfer *t = state_of(n);
-    struct session *s = NULL;
-
-    if (t == NULL) {
-        return NULL;
-    }
-    for (unsigned i = 0; i < SESSIONS_MAX; i++) {
-        if (t->sessions[i].to == to) {
-            if (t->sessions[i].req == req) {
-                return &t->sessions[i];
-            }
-            end_session(n, &t->sessions[i]);
-        }
-        if (t->sessions[i].to == 0) {
-            s = &t->sessions[i];
-        }
-    }
-    if (s == NULL || store_slot_take(n->db->store, &s->slot, NULL) != DUST_OK) {
-        return NULL;
-    }
-    s->to = to;
-    s->req = req;
-    store_pin(n->db->store, s->slot, &s->snap);
-    store_agreed(n->db->store, &s->head);
-    s->index = fsm_covered(n);
-    return s;
-}
-
-static void fetch_received(struct node *n, const struct wire_head *from, const struct note *note)
-{
-    struct note r = {.kind = NOTE_FETCH_REPLY, .req = note->req, .num = {note->num[0]}};
-    uint32_t size = n->db->page_size, pgno;
-    struct session *s;
-    struct fetch want;
-    uint8_t *out;
-    size_t len = 0;
-    int rv;
-
-    if (!node_is_leader(n) || !fetch_decode(note, &want)) {
-        r.code = DUST_AGAIN;
-        send_note(n, from->address, from->from, &r);
-        return;
-    }
-    s = session_of(n, from->from, note->req);
-    out = s != NULL ? malloc(CHUNK_BYTES + 2 * (size_t)fetch_page_bytes(size)) : NULL;
-    if (out == NULL) {
-        r.code = DUST_AGAIN;
-        send_note(n, from->address, from->from, &r);
-        return;
-    }
-    s->used_ms = node_now(n);
-    for (pgno = want.first; pgno < want.first + want.n && pgno <= s->head.n_pages && len < CHUNK_BYTES; pgno++) {
-        uint8_t hash[FETCH_HASH_SIZE], *page;
-
-        if (fetch_lock_page(pgno, size)) {
-            continue;
-        }
-        page = fetch_page_put(out + len, pgno);
-        rv = store_read(n->db->store, &s->snap, pgno, 0, size, page, database_read_base, n->db);
-        if (rv == DUST_CORRUPT || rv == -SQLITE_CORRUPT) {
-            database_found_damage(n->db, pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
-        }
-        if (rv != DUST_OK) {
-            r.code = DUST_IO;
-            break;
-        }
-        if (pgno - want.first < want.n_hashes) {
-            hash_page(hash, page, size);
-            if (memcmp(hash, want.hashes + (size_t)(pgno - want.first) * sizeof hash, sizeof hash) == 0) {
-                continue;
-            }
-        }
-        len += fetch_page_bytes(size);
-    }
-    r.num[1] = pgno - want.first;
-    r.num[2] = s->index;
-    r.num[3] = s->head.n_pages;
-    r.num[4] = size;
-    r.id[0] = s->head.id;
-    r.data = out;
-    r.data_len = (uint32_t)len;
-    send_note(n, from->address, from->from, &r);
-    if (pgno > s->head.n_pages) {
-        s->used_ms = node_now(n) - SESSION_MS + 3 * RETRY_MS; /* the last chunk may be asked for again, not for long */
-    }
-    free(out);
-}
-
-/* ---- the receiver ---- */
 
 static void free_held(struct raft_message *m)
 {
@@ -238,7 +113,7 @@ static void stop_receiving(struct node *n, bool drop_message)
 static void ask(struct node *n)
 {
     struct transfer *t = n->transfer;
-    uint32_t size = n->db->page_size, count = CHUNK_BYTES / size, own = 0;
+    uint32_t size = n->db->page_size, count = FETCH_CHUNK_BYTES / size, own = 0;
     struct note note = {.kind = NOTE_FETCH, .req = t->req, .num = {t->next_pgno, count}};
     struct head_info base;
     uint8_t *hashes = malloc((size_t)count * FETCH_HASH_SIZE);
@@ -249,7 +124,7 @@ static void ask(struct node *n)
         if (database_read_raw(n->db, t->page, size, (uint64_t)(t->next_pgno + own - 1) * size) != SQLITE_OK) {
             break;
         }
-        hash_page(hashes + (size_t)own * FETCH_HASH_SIZE, t->page, size);
+        fetch_hash(hashes + (size_t)own * FETCH_HASH_SIZE, t->page, size);
         if (t->repairing && store_has(n->db->store, t->next_pgno + own)) {
             memset(hashes + (size_t)own * FETCH_HASH_SIZE, 0, FETCH_HASH_SIZE); /* what lies over it may be damaged */
         }
@@ -539,7 +414,7 @@ static void all_pulled(struct node *n)
     stop_receiving(n, true);
 }
 
-static void reply_received(struct node *n, const struct note *note)
+void transfer_received(struct node *n, const struct note *note)
 {
     struct transfer *t = n->transfer;
     struct fetch_reply r;
@@ -583,18 +458,6 @@ static void reply_received(struct node *n, const struct note *note)
     }
 }
 
-void transfer_received(struct node *n, const struct wire_head *from, const struct note *note)
-{
-    if (!n->running) {
-        return;
-    }
-    if (note->kind == NOTE_FETCH) {
-        fetch_received(n, from, note);
-    } else {
-        reply_received(n, note);
-    }
-}
-
 void transfer_tick(struct node *n)
 {
     struct transfer *t = n->transfer;
@@ -602,11 +465,6 @@ void transfer_tick(struct node *n)
 
     if (t == NULL) {
         return;
-    }
-    for (unsigned i = 0; i < SESSIONS_MAX; i++) {
-        if (t->sessions[i].to != 0 && now - t->sessions[i].used_ms > SESSION_MS) {
-            end_session(n, &t->sessions[i]);
-        }
     }
     if (t->state == PULLING && now - t->asked_ms >= RETRY_MS) {
         bool gone = t->repairing ? node_leader(n, NULL) != t->from
@@ -626,9 +484,6 @@ void transfer_deinit(struct node *n)
 
     if (t == NULL) {
         return;
-    }
-    for (unsigned i = 0; i < SESSIONS_MAX; i++) {
-        end_session(n, &t->sessions[i]);
     }
     if (t->state == FOLDING) {
         return; /* folded() frees it: the loop waits for the pool */
