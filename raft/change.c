@@ -222,11 +222,11 @@ void change_diverged(struct node *n, raft_index index, const struct vid *theirs)
     char a[VID_HEX_SIZE], b[VID_HEX_SIZE];
     struct err e;
 
-    if (ours == NULL || vid_equal(ours, theirs)) {
+    if (index == 0 || index > fsm_covered(n) || ours == NULL || vid_equal(ours, theirs)) {
         return;
     }
     err_set(&e, DUST_CORRUPT,
-        "this member's history is not that of its cluster: entry %llu made version %s here and %s at the leader. It has "
+        "this member's history is not that of its cluster: as of entry %llu it is version %s here and %s at the leader. It has "
         "stopped, so as not to serve wrong data. Remove member %llu at another one, delete %s and the database here, "
         "and join anew",
         (unsigned long long)index, vid_hex(ours, a), vid_hex(theirs, b), (unsigned long long)n->self.id, n->db->dir);

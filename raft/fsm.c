@@ -370,7 +370,7 @@ void fsm_adopt(struct node *n, const struct head_info *head)
     drop_assembly(n);
     n->fsm.skip_until = head->index;
     n->fsm.missed_from = 0;
-    n->fsm.heads.n = 0;
+    heads_begin(&n->fsm.heads, head->index, &head->id);
     n->fsm.log_bytes = 0;
 }
 
@@ -427,6 +427,7 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
     store_agreed(n->db->store, &file);
     f->skip_until = 0;
     f->log_bytes = 0;
+    f->heads.n = 0;
     if (n->opt.mode == NODE_JOIN) {
         return DUST_OK; /* nothing yet: a snapshot will be installed first */
     }
@@ -451,11 +452,16 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
     }
     if (n->self.file_index != 0 && n->self.file_index >= after && vid_equal(&file.id, &n->self.file_version)) {
         f->skip_until = n->self.file_index;
+        heads_begin(&f->heads, f->skip_until, &file.id);
         return DUST_OK;
     }
     rv = find_version(n, head, &file.id, after, start, entries, n_entries, &f->skip_until, e);
-    if (rv != DUST_OK || f->skip_until != 0 || vid_equal(&file.id, &head)) {
+    if (rv != DUST_OK) {
         return rv;
+    }
+    if (f->skip_until != 0 || vid_equal(&file.id, &head)) {
+        heads_begin(&f->heads, f->skip_until != 0 ? f->skip_until : after, &file.id);
+        return DUST_OK;
     }
     return err_set(e, DUST_CORRUPT,
         "%s is at version %s, which the log in %s/raft does not lead to (it begins at %s): the file or the folder was "
@@ -524,6 +530,7 @@ void fsm_restart(struct node *n)
     store_agreed(n->db->store, &head);
     n->self.file_version = head.id; /* what is applied stays applied */
     n->self.file_index = fsm_covered(n);
+    store_rewind_applied(n->db->store, n->self.file_index);
     n->fsm.stuck = n->fsm.paused = false;
     n->fsm.missed_from = 0;
     drop_assembly(n);

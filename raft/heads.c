@@ -2,6 +2,12 @@
 
 #include <stddef.h>
 
+void heads_begin(struct heads *h, uint64_t index, const struct vid *id)
+{
+    h->n = 0;
+    heads_note(h, index, id);
+}
+
 void heads_note(struct heads *h, uint64_t index, const struct vid *id)
 {
     unsigned at = h->n++ % HEADS_MAX;
@@ -12,16 +18,16 @@ void heads_note(struct heads *h, uint64_t index, const struct vid *id)
 
 const struct vid *heads_at(const struct heads *h, uint64_t index)
 {
-    unsigned lo = h->n > HEADS_MAX ? h->n - HEADS_MAX : 0, hi = h->n;
+    unsigned first = h->n > HEADS_MAX ? h->n - HEADS_MAX : 0, lo = first, hi = h->n;
 
-    while (lo < hi) {
+    while (lo < hi) { /* the first one behind it */
         unsigned mid = lo + (hi - lo) / 2;
 
-        if (h->line[mid % HEADS_MAX].index < index) {
+        if (h->line[mid % HEADS_MAX].index <= index) {
             lo = mid + 1;
         } else {
             hi = mid;
         }
     }
-    return lo < h->n && h->line[lo % HEADS_MAX].index == index ? &h->line[lo % HEADS_MAX].id : NULL;
+    return lo > first ? &h->line[(lo - 1) % HEADS_MAX].id : NULL;
 }

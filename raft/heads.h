@@ -1,7 +1,7 @@
 /* heads - the running check that all members have one history.
  *
- * A version's id covers its parent's, so equal ids mean equal histories. Each member remembers what it made of the last
- * entries that took effect: index and id. With every beacon the leader tells its newest; who has that index compares.
+ * A version's id covers its parent's, so equal ids mean equal histories. Each member remembers the last entries that took
+ * effect: index and id. With every beacon the leader tells its newest; who has applied that index compares.
  * A difference cannot be explained by anything that members or networks do: it means damaged memory, a log changed on
  * disk, or a bug. The member that sees it stops rather than serve what may be wrong. Loop thread. */
 #ifndef DUST_RAFT_HEADS_H
@@ -22,10 +22,14 @@ struct heads {
     unsigned n; /* ever noted */
 };
 
+/* Forget all: the database is at version `id` as of the entry at `index`. */
+void heads_begin(struct heads *h, uint64_t index, const struct vid *id);
+
 /* The entry at `index` made version `id`. Indexes grow. */
 void heads_note(struct heads *h, uint64_t index, const struct vid *id);
 
-/* The version that the entry at this index made here; NULL: not remembered, or it made none. */
+/* The version as of the entry at `index`, which has been applied: the newest noted at or before it. NULL: not
+ * remembered. */
 const struct vid *heads_at(const struct heads *h, uint64_t index);
 
 #endif

@@ -152,6 +152,7 @@ int store_wait_agreed(struct store *s, uint64_t seq, uint32_t timeout_ms);
 /* The index of the last log entry looked at, void ones included: what dust_wait() waits for. store_wait_applied
  * returns DUST_BUSY when the time is up. */
 void store_set_applied(struct store *s, uint64_t index);
+void store_rewind_applied(struct store *s, uint64_t index); /* what comes after it will be looked at once more */
 uint64_t store_applied(struct store *s);
 int store_wait_applied(struct store *s, uint64_t index, uint32_t timeout_ms);
 

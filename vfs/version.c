@@ -322,6 +322,13 @@ void store_set_applied(struct store *s, uint64_t index)
     pthread_mutex_unlock(&s->mutex);
 }
 
+void store_rewind_applied(struct store *s, uint64_t index)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->applied = index < s->applied ? index : s->applied;
+    pthread_mutex_unlock(&s->mutex);
+}
+
 uint64_t store_applied(struct store *s)
 {
     uint64_t index;

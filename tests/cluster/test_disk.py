@@ -143,3 +143,30 @@ def test_all_of_them(box, small_disk):
         m.sql("PRAGMA dust_consistency = local")
     box.settle(*members)
     check(acked, *members)
+
+
+def test_in_the_middle_of_a_large_transaction(box, small_disk):
+    """The follower has had some of its parts when there is no space for the rest."""
+    disk = small_disk("disk", 400, 300)
+    a, b, c = [box.member(n, path=os.path.join(disk, n + ".db") if n == "c" else None) for n in "abc"]
+    create(a)
+    b.join(a)
+    c.join(a)
+    box.settle(a, b, c)
+    c.sql("PRAGMA dust_consistency = stale")
+    n = 0
+    while c.one("SELECT count(*) FROM dust_status WHERE name = 'last_error'") == 0:
+        assert n < 6, "the disk does not get full"
+        a.py("""
+            conn.execute('BEGIN IMMEDIATE')
+            for i in range(20):
+                conn.execute("INSERT INTO t(who, x) VALUES('n' || ?, randomblob(1000000))", (arg * 20 + i,))
+            conn.execute('COMMIT')
+            """, n, timeout=60)
+        n += 1
+    assert c.one("SELECT count(*) FROM t") % 20 == 0
+    os.unlink(os.path.join(disk, "filler"))
+    c.sql("PRAGMA dust_consistency = local")
+    a.sql("INSERT INTO t(who) VALUES('last')")
+    box.same_files(a, b, c)
+    assert c.one("SELECT count(*) FROM t") == 20 * n + 1

@@ -25,11 +25,12 @@ static void test_remembered(void **state)
     (void)state;
     assert_null(heads_at(h, 1));
     for (uint64_t i = 1; i <= 3 * HEADS_MAX; i++) {
-        struct vid id = id_of(i);
+        struct vid id = id_of(i), before = id_of(i - 1);
 
         heads_note(h, 3 * i, &id); /* other entries in between */
         assert_true(vid_equal(heads_at(h, 3 * i), &id));
-        assert_null(heads_at(h, 3 * i + 1));
+        assert_true(vid_equal(heads_at(h, 3 * i + 1), &id));
+        assert_true(i == 1 ? heads_at(h, 3 * i - 1) == NULL : vid_equal(heads_at(h, 3 * i - 1), &before));
     }
     for (uint64_t i = 1; i <= 3 * HEADS_MAX; i++) {
         struct vid id = id_of(i);
@@ -37,6 +38,10 @@ static void test_remembered(void **state)
 
         assert_true(i <= 2 * HEADS_MAX ? got == NULL : vid_equal(got, &id));
     }
+    heads_begin(h, 500, &(struct vid){{7}});
+    assert_null(heads_at(h, 499));
+    assert_true(vid_equal(heads_at(h, 500), &(struct vid){{7}}));
+    assert_true(vid_equal(heads_at(h, 100000), &(struct vid){{7}}));
     free(h);
 }
 
