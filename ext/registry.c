@@ -14,7 +14,7 @@
  *   3. folder removed     an ordinary database
  *
  * At the end of the process each member that leads hands over, and each is checkpointed, so that app.db is complete for
- * plain readers. */
+ * plain readers, and stopped. */
 #include "ext/registry.h"
 
 #include <dirent.h>
@@ -96,6 +96,7 @@ static void at_exit(void)
         if (!atomic_load(&h->gone)) {
             node_hand_over(h->node, HAND_OVER_MS);
             node_checkpoint(h->node, &e);
+            node_halt(h->node); /* libuv takes its thread pool down next, and ends whoever asks it for work then */
         }
     }
 }

@@ -71,10 +71,10 @@ static void on_transfer(struct raft_transfer *req)
     if (n->stopping) {
         return;
     }
-    if (node_leader(n, NULL) == n->change.subject || (n->change.subject == 0 && !node_is_leader(n))) {
+    if (n->change.what == CHANGE_REMOVE) {
+        change_over(n, DUST_AGAIN, "leadership is being handed over first"); /* whether it was or not */
+    } else if (node_leader(n, NULL) == n->change.subject || (n->change.subject == 0 && !node_is_leader(n))) {
         change_over(n, DUST_OK, NULL);
-    } else if (n->change.what == CHANGE_REMOVE) {
-        change_over(n, DUST_AGAIN, "leadership is being handed over first");
     } else {
         change_over(n, DUST_BUSY, "the member did not take over within the election timeout; it may be down or behind");
     }

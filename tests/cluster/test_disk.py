@@ -86,6 +86,7 @@ def test_the_only_member(box, small_disk):
     check(acked, m)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("who", ["follower", "leader"])
 def test_one_of_three(box, small_disk, who):
     disk = small_disk("disk", 110, 40)

@@ -117,6 +117,23 @@ def test_remove_a_dead_member_and_replace_it(box):
     box.same_files(a, b, d)
 
 
+def test_remove_a_leader_that_cannot_hand_over(box):
+    """It is removed, or the answer is an error; not done means not said to be done."""
+    a, b = box.cluster(2)
+    assert box.leader(a, b) is a
+    a.sql("CREATE TABLE t(x)")
+    box.settle(a, b)
+    a.again(conn="look")
+    b.freeze()
+    removing = a.start("sql", conn="main", sql="SELECT dust_remove(%d)" % a.id(), params=[])
+    wait_until("the transfer has failed",
+               lambda: removing.done() or a.one("SELECT dust_role()", conn="look") != "leader", 20)
+    b.thaw()
+    a.get(removing, 60)
+    wait_until("b leads alone", lambda: b.one("SELECT group_concat(id) FROM dust_members") == str(b.id()), 30)
+    b.sql("INSERT INTO t VALUES(1)")
+
+
 def test_every_member_sees_who_is_up(box):
     a, b, c = members = box.cluster(3)
 

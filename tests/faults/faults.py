@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -135,7 +136,7 @@ class Member(cluster.Worker):
 
     def come_back(self):
         """After a kill: a new process on the same files."""
-        if not self.alive():
+        if not self.alive() and self.is_member:
             self.launch()
             try:
                 self.open_db()
@@ -145,6 +146,26 @@ class Member(cluster.Worker):
                     self.run.violations.append("damage: %s cannot be opened again: %s" % (self.name, e.text))
                 raise
             self.work()
+
+    def join_again(self, others):
+        """As a new member, with nothing. What an earlier try has left in the cluster is removed first, as dust says."""
+        for _ in range(8):
+            self.launch()
+            try:
+                self.open_db(join=[x for x in others if x.up()] or others)
+                break
+            except SqlError as e:
+                self.run.say("   %s cannot join yet: %s" % (self.name, str(e)[:150]))
+                self.kill9()
+                shutil.rmtree(self.dir)
+                os.makedirs(self.dir)
+                power.clear(self.undo)
+                left = re.search(r"belongs to member (\d+) of this cluster", str(e))
+                if left:
+                    self.run.random.choice(others).ask("SELECT dust_remove(%s)" % left.group(1), 40)
+        else:
+            raise Late("%s could not join" % self.name)
+        self.work()
 
     def ask(self, sql, timeout=10.0, conn="main"):
         """A question in the middle of faults: no answer is None."""
@@ -257,6 +278,9 @@ class Run:
         for m in self.members:
             if not m.alive():
                 m.come_back()
+        for m in self.members:
+            if not m.is_member:
+                m.join_again([x for x in self.members if x.is_member])
 
     def finish(self):
         self.say("healing")
@@ -622,20 +646,8 @@ def replace(run):
     os.makedirs(m.dir)
     power.clear(m.undo)
     yield "%s is removed" % m.name
-    for m_try in range(5):
-        m.launch()
-        try:
-            m.open_db(join=[x for x in others if x.up()] or others)
-            break
-        except SqlError as e:
-            run.say("   %s cannot join yet: %s" % (m.name, str(e)[:150]))
-            m.kill9()
-            shutil.rmtree(m.dir)
-            os.makedirs(m.dir)
-            power.clear(m.undo)
-    else:
-        raise Late("%s could not join" % m.name)
-    m.work()
+    m.is_member = False
+    m.join_again(others)
     yield "%s has joined" % m.name
 
 

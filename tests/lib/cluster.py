@@ -181,30 +181,33 @@ class Worker(Process):
         self._lock = threading.Lock()
         self._next = 0
         self._waiting = {}
-        self._out = threading.Thread(target=self._read, daemon=True)
+        self._out = threading.Thread(target=self._read, args=(self.p, self._waiting), daemon=True)
         self._out.start()
         if load:
             self.call("load", lib=LIB, conn="loader", timeout=60)
 
-    def _read(self):
-        for line in self.p.stdout:
+    def _read(self, p, waiting):
+        """Of one process: the next one of this member has others."""
+        for line in p.stdout:
             try:
                 d = json.loads(line)
             except ValueError:
                 self.stderr.append("not an answer: " + line)
                 continue
             with self._lock:
-                f = self._waiting.pop(d["id"], None)
+                f = waiting.pop(d["id"], None)
             if f is not None:
                 if "error" in d:
                     f.set_exception(SqlError(d["error"]))
                 else:
                     f.set_result(unpack(d["result"]))
-        self.p.wait()
+        p.wait()
         with self._lock:
-            waiting, self._waiting = self._waiting, None
-        for f in waiting.values():
-            f.set_exception(Dead("%s has ended (%s)\n%s" % (self.name, self.p.returncode, "".join(self.stderr[-50:]))))
+            if self._waiting is waiting:
+                self._waiting = None
+            left = list(waiting.values())
+        for f in left:
+            f.set_exception(Dead("%s has ended (%s)\n%s" % (self.name, p.returncode, "".join(self.stderr[-50:]))))
 
     def start(self, cmd, **args):
         """Send a command. Gives a future."""
