@@ -241,16 +241,16 @@ static bool unfinished_start(const char *path, const struct member *self, const 
     return !log;
 }
 
-/* Take the marks off again, if a start that failed got as far as to make them. */
-static void unmark(struct database *db)
+/* Take the marks off again, if a start that failed got as far as to make them. False: they may still be there. */
+static bool unmark(struct database *db)
 {
     uint8_t header[HEADER_SIZE] = {0};
 
-    if (db->file != NULL && db->file->pMethods != NULL && store_page_size(db->store) != 0 &&
-        db->file->pMethods->xRead(db->file, header, sizeof header, 0) == SQLITE_OK &&
-        mark_read(header, NULL) == MARK_DUST) {
-        database_end(db, NULL);
+    if (db->file == NULL || db->file->pMethods == NULL || store_page_size(db->store) == 0) {
+        return true;
     }
+    return db->file->pMethods->xRead(db->file, header, sizeof header, 0) == SQLITE_OK &&
+           (mark_read(header, NULL) != MARK_DUST || database_end(db, NULL) == DUST_OK);
 }
 
 static int resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
@@ -351,6 +351,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     struct database *db = NULL;
     struct node *node;
     struct address bind, advertise;
+    bool undone;
     int rv;
 
     rv = own_addresses(o, &bind, &advertise, e);
@@ -397,11 +398,17 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     *out = enlist(db, node);
     return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
 fail:
-    if (db != NULL && opt.n_pages != 0) {
-        unmark(db);
-    }
+    undone = db == NULL || opt.n_pages == 0 || unmark(db);
     database_free(db);
-    folder_remove(path);
+    if (undone) {
+        folder_remove(path);
+    } else {
+        char why[ERR_TEXT_MAX];
+
+        snprintf(why, sizeof why, "%s", e->text);
+        err_set(e, rv, "%.300s; and what was begun could not be undone: it is finished when the database is next opened",
+            why);
+    }
     return rv;
 }
 

@@ -18,6 +18,7 @@
 #include "vfs/clock.h"
 
 #define CLOSE_LIMIT_MS 3000u
+#define LOOP_RETRY_MS 300u
 
 /* ---- state ---- */
 
@@ -322,7 +323,10 @@ static void peers_closed(void *arg)
     pthread_mutex_lock(&n->mutex);
     n->loop_done = true;
     pthread_mutex_unlock(&n->mutex);
-    close_handle((uv_handle_t *)&n->async, NULL);
+    if (n->has_async) {
+        n->has_async = false;
+        close_handle((uv_handle_t *)&n->async, NULL);
+    }
     close_handle((uv_handle_t *)&n->timer, NULL);
     close_handle((uv_handle_t *)&n->notice, NULL);
     close_handle((uv_handle_t *)&n->prepare, NULL);
@@ -387,14 +391,23 @@ static int start_on_loop(struct node *n, struct err *e)
     struct peers_options po = {.bind = n->self.bind, .recv = io_receive, .ctx = n};
     int rv;
 
-    uv_async_init(&n->loop, &n->async, on_async);
     uv_timer_init(&n->loop, &n->timer);
     uv_timer_init(&n->loop, &n->notice);
     uv_timer_init(&n->loop, &n->limit);
     uv_unref((uv_handle_t *)&n->limit); /* nobody waits for it */
     uv_prepare_init(&n->loop, &n->prepare);
     dwell_init(&n->dwell, &n->loop);
-    n->async.data = n->timer.data = n->prepare.data = n->notice.data = n->limit.data = n;
+    n->timer.data = n->prepare.data = n->notice.data = n->limit.data = n;
+    rv = uv_async_init(&n->loop, &n->async, on_async);
+    if (rv != 0) {
+        return err_set(e, DUST_IO, "cannot make an event loop: %s", uv_strerror(rv));
+    }
+    n->async.data = n;
+    n->has_async = true;
+    pthread_mutex_lock(&n->mutex);
+    n->loop_done = false;
+    n->signalled = false;
+    pthread_mutex_unlock(&n->mutex);
     if (n->again.waiting) {
         uv_timer_start(&n->timer, on_timer, TICK_MS, TICK_MS);
         return DUST_OK;
@@ -438,10 +451,6 @@ static void run_loop(struct node *n)
 {
     struct err e;
 
-    pthread_mutex_lock(&n->mutex);
-    n->loop_done = false;
-    n->signalled = false;
-    pthread_mutex_unlock(&n->mutex);
     if (start_on_loop(n, &e) != DUST_OK) {
         if (n->again.tries != 0 && (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS)) {
             again_later(n, &e);
@@ -459,18 +468,34 @@ static void run_loop(struct node *n)
     uv_loop_close(&n->loop);
 }
 
+/* It may be that memory or descriptors are scarce: that passes. False: this member is to stop. */
+static bool new_loop(struct node *n)
+{
+    while (uv_loop_init(&n->loop) != 0) {
+        struct timespec until = deadline_in_ms(LOOP_RETRY_MS);
+        bool stop;
+
+        pthread_mutex_lock(&n->mutex);
+        if (n->state != NODE_STOPPING) {
+            pthread_cond_timedwait(&n->cond, &n->mutex, &until);
+        }
+        stop = n->state == NODE_STOPPING;
+        pthread_mutex_unlock(&n->mutex);
+        if (stop) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void *loop_thread(void *arg)
 {
     struct node *n = arg;
 
     run_loop(n);
     while (n->restart) {
-        struct err e;
-
         again_forget_instance(n);
-        if (uv_loop_init(&n->loop) != 0) {
-            err_set(&e, DUST_NOMEM, "cannot make an event loop");
-            node_fail(n, &e);
+        if (!new_loop(n)) {
             break;
         }
         run_loop(n);
@@ -545,6 +570,7 @@ int node_start(struct node **out, struct database *db, const struct node_options
     n->opt = *opt;
     n->self = opt->self;
     n->jobs_tail = &n->jobs;
+    n->loop_done = true;
     n->boot = STARTS_BOOT(n->self.starts + (opt->mode == NODE_RESUME), randombytes_random());
     starts_load(&n->starts, &n->self);
     randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
@@ -594,24 +620,20 @@ fail:
 
 static void stop_run(struct node *n, struct job *job)
 {
-    free(job);
+    (void)job;
     shut_down(n);
 }
 
 void node_halt(struct node *n)
 {
-    struct job *job = malloc(sizeof *job);
-
-    while (job == NULL) {
-        job = malloc(sizeof *job);
-    }
     pthread_mutex_lock(&n->mutex);
     if (n->state == NODE_RUNNING) {
         n->state = NODE_STOPPING;
+        pthread_cond_broadcast(&n->cond);
     }
     pthread_mutex_unlock(&n->mutex);
-    job->run = stop_run;
-    node_post(n, job);
+    n->halt.run = stop_run;
+    node_post(n, &n->halt);
     pthread_join(n->thread, NULL);
 }
 

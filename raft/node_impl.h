@@ -259,7 +259,9 @@ struct node {
     _Atomic int state;  /* enum node_state; changed under mutex */
     struct err failure; /* under mutex; why the state is NODE_FAILED, or why it waits (again.c) */
     bool up;        /* under mutex: node_start may return */
-    bool loop_done; /* under mutex: jobs are queued, but nobody is woken for them */
+    bool loop_done; /* under mutex: jobs are queued, but nobody is woken for them; true before a loop begins, too */
+    bool has_async;
+    struct job halt;
     bool halted;    /* under mutex: the thread has ended; jobs are run by whoever posts them */
     bool restart;   /* begin again when the loop has drained (again.c) */
     struct again again;
