@@ -2014,10 +2014,10 @@ static int run_ci(const struct options *base)
     } plan[] = {
         {false, 3, false, 200},
         {false, 3, true, 200},
-        {true, 3, false, 600},
-        {true, 3, true, 600},
-        {true, 5, false, 400},
-        {true, 5, true, 400},
+        {true, 3, false, 3000},
+        {true, 3, true, 3000},
+        {true, 5, false, 2000},
+        {true, 5, true, 2000},
     };
     struct report r = {0};
     struct tally sum = {0};
