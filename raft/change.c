@@ -200,22 +200,6 @@ void change_removed(struct node *n, raft_id from)
     }
 }
 
-void change_copied(struct node *n, const struct wire_head *from, const struct note *note)
-{
-    struct err e;
-
-    if (note->num[0] < n->self.starts || !node_knows(n, from->from)) {
-        return; /* of a start before this one */
-    }
-    err_set(&e, DUST_REFUSED,
-        "this is a copy, or an older state, of member %llu: %s says that another one was started %llu times, this one %u. "
-        "Two with one identity damage a cluster: use the other one; or, if it is lost, remove member %llu, delete %s "
-        "and the database here, and join anew",
-        (unsigned long long)n->self.id, from->address, (unsigned long long)note->num[0], n->self.starts,
-        (unsigned long long)n->self.id, n->db->dir);
-    node_fail(n, &e);
-}
-
 void change_diverged(struct node *n, raft_index index, const struct vid *theirs)
 {
     const struct vid *ours = heads_at(&n->fsm.heads, index);

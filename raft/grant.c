@@ -181,7 +181,9 @@ static void state_received(struct node *n, const struct note *note)
 
     g->leader_ready = ready;
     heard(n, note->num[3], note->num[4]);
-    roster_decode(&g->roster, note->data, note->data_len, node_now(n));
+    if (roster_decode(&g->roster, note->data, note->data_len, node_now(n)) && !node_is_leader(n)) {
+        roll_roster(n, &g->roster);
+    }
     change_diverged(n, note->num[5], &note->id[1]);
     self = roster_find(&g->roster, n->self.id);
     if (note->data_len != 0 && self != NULL && !node_is_leader(n) &&
@@ -294,6 +296,7 @@ static size_t write_roster(struct node *n, uint8_t *out)
             .id = conf->servers[i].id,
             .match_index = self ? n->raft.last_stored : inside_match(&n->raft, i),
             .heard_ms = self ? 0 : node_last_heard_ms(n, conf->servers[i].address),
+            .boot = self ? n->boot : starts_known(&n->starts, conf->servers[i].id),
         };
     }
     roster_encode(line, count, out);

@@ -135,40 +135,12 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
         change_removed(n, h->from);
         break;
     case NOTE_COPY:
-        change_copied(n, h, note);
+        roll_copied(n, h, note);
         break;
     default:
         report(&n->db->report, DUST_VERSION, "a message of unknown kind %u from %s was ignored", note->kind,
             h->address);
     }
-}
-
-/* Is the sender the member that it says it is, or a copy? */
-static bool roll_call(struct node *n, const struct wire_head *h)
-{
-    struct note copy = {.kind = NOTE_COPY};
-    uint32_t highest;
-    struct err e;
-
-    switch (starts_judge(&n->starts, h->from, h->boot, &highest)) {
-    case STARTS_KNOWN:
-        return true;
-    case STARTS_NEW:
-        starts_save(&n->starts, &n->self);
-        if (n->running && member_save(n->db->dir, &n->self, &e) != DUST_OK) {
-            report_err(&n->db->report, &e);
-        }
-        return true;
-    default:
-        break;
-    }
-    report(&n->db->report, DUST_REFUSED,
-        "member %llu (%s) is there twice, or is an old copy of itself: what was started as its start number %u is not "
-        "listened to, for number %u has been here",
-        (unsigned long long)h->from, h->address, (unsigned)(h->boot >> 32), highest);
-    copy.num[0] = highest;
-    send_note(n, h->address, h->from, &copy);
-    return false;
 }
 
 void io_receive(void *ctx, void *data, size_t len)

@@ -313,7 +313,7 @@ enum note_kind {
     NOTE_REMOVED,     /* you are not a member */
     NOTE_CONFIRM,     /* see read.c */
     NOTE_CONFIRMED,
-    NOTE_COPY,        /* num0: the receiver has been started that often; it is a copy (starts.h) */
+    NOTE_COPY,        /* num0 = a start of the receiver: another one is a copy (roll.c) */
 };
 
 static inline uint64_t node_now(const struct node *n)
@@ -410,7 +410,6 @@ void change_done(struct raft_change *req, int status);
 void change_lead(struct node *n, struct asker *a, int what, raft_id id); /* this member leads */
 void change_received(struct node *n, const struct wire_head *from, const struct note *note);
 void change_removed(struct node *n, raft_id from); /* we are told that we are no member */
-void change_copied(struct node *n, const struct wire_head *from, const struct note *note); /* … that we are a copy */
 void change_diverged(struct node *n, raft_index index, const struct vid *theirs); /* our history is another one */
 void change_forgotten(struct node *n, raft_index had); /* … that our log has lost entries that it had stored */
 void change_fail(struct node *n, int code, const char *text);
@@ -421,6 +420,11 @@ void join_received(struct node *n, const struct note *note);
 void join_reply_received(struct node *n, const struct note *note);
 void join_tick(struct node *n);         /* while joining */
 void join_promote_tick(struct node *n); /* always */
+
+/* roll.c */
+bool roll_call(struct node *n, const struct wire_head *h);       /* a message has come: false: its sender is a copy */
+void roll_roster(struct node *n, const struct roster *r);        /* the leader has said which starts it has heard of */
+void roll_copied(struct node *n, const struct wire_head *from, const struct note *note); /* … that we are a copy */
 
 /* repair.c */
 void repair_tick(struct node *n);

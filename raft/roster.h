@@ -1,6 +1,7 @@
 /* roster - how the members are, as the leader hears them, told to all with every beacon: a follower hears nobody else.
  *
- * It is for people who look (dust_members); nothing is decided by it. Loop thread only. */
+ * How they are is for people who look (dust_members), and nothing is decided by it. Which start each is at is for all to
+ * remember (starts.h). Loop thread only. */
 #ifndef DUST_RAFT_ROSTER_H
 #define DUST_RAFT_ROSTER_H
 
@@ -9,12 +10,13 @@
 #include <stdint.h>
 
 #define ROSTER_MAX 32
-#define ROSTER_LINE_SIZE 24 /* id, match index, milliseconds since heard (all ones: unknown), little-endian each */
+#define ROSTER_LINE_SIZE 32 /* id, match index, milliseconds since heard (all ones: unknown), boot; little-endian each */
 
 struct roster_line {
     uint64_t id;
     uint64_t match_index; /* its log equals the leader's up to here */
     int64_t heard_ms;     /* how long it had been silent when the beacon left, -1: unknown */
+    uint64_t boot;        /* its newest start that the leader has heard, 0: none */
 };
 
 struct roster {

@@ -35,19 +35,26 @@ static unsigned line_for(struct starts *s)
     return oldest;
 }
 
-enum starts_verdict starts_judge(struct starts *s, uint64_t id, uint64_t boot, uint32_t *highest)
+static unsigned find(const struct starts *s, uint64_t id)
 {
-    uint32_t number = (uint32_t)(boot >> 32);
     unsigned i = 0;
 
     while (i < s->n && s->line[i].id != id) {
         i++;
     }
+    return i;
+}
+
+enum starts_verdict starts_judge(struct starts *s, uint64_t id, uint64_t boot, uint64_t *known)
+{
+    uint32_t number = STARTS_OF(boot);
+    unsigned i = find(s, id);
+
     if (i < s->n && s->line[i].boot == boot) {
         return STARTS_KNOWN;
     }
     if (i < s->n && (number < s->line[i].number || (number == s->line[i].number && s->line[i].boot != 0))) {
-        *highest = s->line[i].number;
+        *known = s->line[i].boot != 0 ? s->line[i].boot : STARTS_BOOT(s->line[i].number, 0);
         return STARTS_COPY;
     }
     if (i < s->n && number == s->line[i].number) {
@@ -59,4 +66,19 @@ enum starts_verdict starts_judge(struct starts *s, uint64_t id, uint64_t boot, u
     s->line[i].boot = boot;
     s->line[i].number = number;
     return STARTS_NEW;
+}
+
+uint64_t starts_known(const struct starts *s, uint64_t id)
+{
+    unsigned i = find(s, id);
+
+    return i < s->n ? s->line[i].boot : 0;
+}
+
+bool starts_is_copy(uint64_t own, uint64_t known)
+{
+    if (STARTS_OF(known) != STARTS_OF(own)) {
+        return STARTS_OF(known) > STARTS_OF(own);
+    }
+    return STARTS_NONCE(known) != 0 && known != own;
 }

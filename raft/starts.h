@@ -10,9 +10,14 @@
  *     the same, other nonce   two folders that are copies of one another: the one heard first stays
  *     a lower number          an older copy, though a newer one was here
  *
- * The last two are not listened to, and are told so (NOTE_COPY), upon which they stop. A copy made during the last
- * start, and put back with none in between, has the right number; but the leader knows how far that member's log had
- * come (its line of the roster), and a log that ends before is one that has lost what it had.
+ * The last two are not listened to, and are told so (NOTE_COPY), upon which they stop.
+ *
+ * A follower is heard by nobody but the leader. So the leader's beacon says which start it has heard of each member
+ * (roster.h): all remember it too, and who knows of a newer one tells the member itself. A beacon may be late, and the
+ * start that it names over since: so NOTE_COPY says which start is known, and whoever is that one goes on.
+ *
+ * A copy made during the last start, and put back with none in between, has the right number; but the leader knows how
+ * far that member's log had come (its line of the roster), and a log that ends before is one that has lost what it had.
  *
  * What cannot be seen: a copy put back while nobody who knows more is up. Pure functions; loop thread. */
 #ifndef DUST_RAFT_STARTS_H
@@ -23,7 +28,7 @@
 struct starts {
     struct {
         uint64_t id;
-        uint64_t boot; /* the number of the start, and below it 32 bits of nonce; 0: the nonce is not known */
+        uint64_t boot; /* the number of the start, and below it 32 bits of nonce; 0: not heard of since we are up */
         uint32_t number;
     } line[MEMBER_SEEN_MAX];
     unsigned n;
@@ -37,12 +42,21 @@ enum starts_verdict {
 
 #define STARTS_BOOT(number, nonce) ((uint64_t)(number) << 32 | (uint32_t)(nonce))
 #define STARTS_OF(boot) ((uint32_t)((boot) >> 32)) /* the number */
+#define STARTS_NONCE(boot) ((uint32_t)(boot))      /* never 0 */
 
 /* What the file `member` remembers. */
 void starts_load(struct starts *s, const struct member *m);
 void starts_save(const struct starts *s, struct member *m);
 
-/* A message of member `id`, sent in the start `boot`. *highest: the number of the newest start known. */
-enum starts_verdict starts_judge(struct starts *s, uint64_t id, uint64_t boot, uint32_t *highest);
+/* Member `id` is, or has been, at the start `boot`. *known, with STARTS_COPY only: the start that it is not; its nonce is
+ * 0 if that is not known. */
+enum starts_verdict starts_judge(struct starts *s, uint64_t id, uint64_t boot, uint64_t *known);
+
+/* The newest start of member `id` that was heard of while this one is up, 0: none. */
+uint64_t starts_known(const struct starts *s, uint64_t id);
+
+/* Somebody knows of the start `known` of this member, which is at the start `own`: is that another one's, so that this
+ * is the copy? */
+bool starts_is_copy(uint64_t own, uint64_t known);
 
 #endif

@@ -1,6 +1,7 @@
 """Folders that are not what they seem: copies, old backups, removed members, strangers. Each is recognised, told why, and
 never mixed with the cluster."""
 import os
+import re
 import shutil
 
 import pytest
@@ -25,6 +26,11 @@ def status(m):
     m.open(m.path, conn="status")
     m.sql("PRAGMA dust_consistency = stale", conn="status")  # it may never be confirmed
     return dict(m.sql("SELECT name, value FROM dust_status", conn="status"))
+
+
+def member_file(m):
+    with open(m.path + "-dust/member") as f:
+        return f.read()
 
 
 def failure(m):
@@ -165,6 +171,34 @@ def test_known_after_all_have_restarted(box):
         m.get(f, 60)
     assert "older" in wait_until("it is told", lambda: failure(b), 30)
     still_well(box, a, c)
+
+
+def test_known_to_those_who_never_heard_it(box):
+    """A follower hears only the leader. It knows all the same which start another follower is at, for the leader says
+    so: with the old leader gone, who is left does not vote with an old copy."""
+    a, b, c = three(box)
+    if a.role() != "leader":
+        box.leader(a, b, c).one("SELECT dust_transfer(?)", a.id())
+        wait_until("a leads", lambda: a.role() == "leader", 20)
+    id_ = b.id()
+    kept = box.path("backup.db")
+    for i in range(3):
+        b.kill9()
+        if i == 0:
+            copy(b, kept)
+        b.restart()
+        b.sql("INSERT INTO t(v) VALUES('later')")
+    starts = int(re.search(r"^starts=(\d+)$", member_file(b), re.M).group(1))
+    wait_until("c has heard of it", lambda: "seen=%d:%d\n" % (id_, starts) in member_file(c), 20)
+    a.kill9()
+    b.kill9()
+    put_back(b, kept)
+    b.restart(open_=False)
+    why = wait_until("it is told", lambda: failure(b), 30)
+    assert "older" in why and c.address in why, why
+    a.restart()
+    still_well(box, a, c)
+    assert a.one("SELECT count(*) FROM t WHERE v = 'later'") == 3
 
 
 def test_removed_member_returns(box):

@@ -76,6 +76,8 @@ static inline uint8_t *exact_copy(const void *data, size_t n)
 
     if (n != 0) {
         memcpy(p, data, n);
+    } else {
+        *p = 0;
     }
     return p;
 }

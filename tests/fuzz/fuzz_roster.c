@@ -13,6 +13,7 @@ static void check_lines(const struct roster *r, const uint8_t *data, size_t size
 
         check(l->id == le_get(data + i * ROSTER_LINE_SIZE, 8));
         check(l->match_index == le_get(data + i * ROSTER_LINE_SIZE + 8, 8));
+        check(l->boot == le_get(data + i * ROSTER_LINE_SIZE + 24, 8));
         check(l->heard_ms >= -1 && l->heard_ms <= INT32_MAX);
         check(found != NULL && found <= l && found->id == l->id);
     }

@@ -323,7 +323,8 @@ static void roster_seeds(void)
     static const unsigned n[] = {1, 3, ROSTER_MAX};
 
     for (unsigned i = 0; i < ROSTER_MAX; i++) {
-        lines[i] = (struct roster_line){.id = i + 1, .match_index = 100 * i, .heard_ms = (int64_t)i - 1};
+        lines[i] = (struct roster_line){.id = i + 1, .match_index = 100 * i, .heard_ms = (int64_t)i - 1,
+            .boot = (uint64_t)i << 32 | 7};
     }
     for (unsigned i = 0; i < 3; i++) {
         len = n[i] * ROSTER_LINE_SIZE;

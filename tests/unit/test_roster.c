@@ -12,7 +12,7 @@
 
 static void test_there_and_back(void **state)
 {
-    const struct roster_line lines[] = {{1, 100, 0}, {7, UINT64_MAX, -1}, {9, 0, 123456}};
+    const struct roster_line lines[] = {{1, 100, 0, 4}, {7, UINT64_MAX, -1, 0}, {9, 0, 123456, UINT64_MAX}};
     uint8_t bytes[sizeof lines / sizeof *lines * ROSTER_LINE_SIZE];
     struct roster r = {0};
 
@@ -28,6 +28,7 @@ static void test_there_and_back(void **state)
         assert_non_null(l);
         assert_true(l->match_index == lines[i].match_index);
         assert_true(l->heard_ms == lines[i].heard_ms);
+        assert_true(l->boot == lines[i].boot);
     }
     assert_null(roster_find(&r, 2));
 }
