@@ -151,51 +151,6 @@ static void on_prepare(uv_prepare_t *prepare)
     node_run_deferred(n);
 }
 
-/* ---- checkpoints in the background ---- */
-
-static void fold_run(uv_work_t *work)
-{
-    struct node *n = work->data;
-    struct err e;
-
-    if (database_checkpoint(n->db, NULL, &e) != DUST_OK && e.code != DUST_BUSY) {
-        report_err(&n->db->report, &e);
-    }
-}
-
-static void fold_done(uv_work_t *work, int status)
-{
-    struct node *n = work->data;
-
-    (void)status;
-    n->folding = false;
-    n->idle_since_ms = node_now(n);
-}
-
-/* Shortly after writes stop. */
-static void fold_when_idle(struct node *n)
-{
-    struct store_stats st;
-    uint64_t now = node_now(n);
-
-    if (n->folding || n->ticks % 16 != 0 || !n->running || n->stopping) {
-        return;
-    }
-    store_stats(n->db->store, &st);
-    if (st.agreed_seq == st.base_seq || st.agreed_seq != n->fsm.seen_seq) {
-        n->fsm.seen_seq = st.agreed_seq; /* it has changed since the last look */
-        n->idle_since_ms = now;
-        return;
-    }
-    if (now - n->idle_since_ms >= 1000 && n->raft.last_stored >= n->raft.last_applied) {
-        n->folding = true;
-        n->fold_work.data = n;
-        if (uv_queue_work(&n->loop, &n->fold_work, fold_run, fold_done) != 0) {
-            n->folding = false;
-        }
-    }
-}
-
 static void on_timer(uv_timer_t *timer)
 {
     struct node *n = timer->data;
@@ -212,7 +167,7 @@ static void on_timer(uv_timer_t *timer)
         submit_tick(n);
         grant_tick(n);
         fsm_tick(n);
-        fold_when_idle(n);
+        idle_tick(n);
         repair_tick(n);
     }
     again_tick(n);

@@ -91,7 +91,6 @@ struct fsm {
     struct heads heads;
     uint64_t log_bytes; /* applied since the last snapshot */
     uint64_t snapshot_log_bytes; /* of these, up to the snapshot that is being taken */
-    uint64_t seen_seq; /* agreed version at the last look for idleness */
     raft_index missed_from; /* an entry was not applied, though it should have been: it, or part 0 of its transaction */
     bool stuck;          /* an entry could not be applied for want of space or memory: nothing is, until begun anew */
     struct err stuck_on; /* … and why */
@@ -214,6 +213,13 @@ struct give {
     } session[SESSIONS_MAX];
 };
 
+/* ---- idle.c: checkpoints when writes stop ---- */
+struct idle {
+    bool folding; /* work is in the thread pool */
+    uint64_t since_ms, seen_seq; /* the agreed version at the last look, and since when it has been so */
+    uv_work_t work;
+};
+
 /* ---- again.c: the instance begun anew ---- */
 struct again {
     bool waiting;        /* for the disk: no instance, no peers */
@@ -291,9 +297,7 @@ struct node {
     struct transfer *transfer;
     uint64_t fetches; /* sessions begun as a receiver */
     struct repair repair;
-    uv_work_t fold_work;
-    bool folding;
-    uint64_t idle_since_ms;
+    struct idle idle;
     _Atomic uint64_t stored;
 };
 
@@ -425,6 +429,9 @@ void join_promote_tick(struct node *n); /* always */
 bool roll_call(struct node *n, const struct wire_head *h);       /* a message has come: false: its sender is a copy */
 void roll_roster(struct node *n, const struct roster *r);        /* the leader has said which starts it has heard of */
 void roll_copied(struct node *n, const struct wire_head *from, const struct note *note); /* … that we are a copy */
+
+/* idle.c */
+void idle_tick(struct node *n);
 
 /* repair.c */
 void repair_tick(struct node *n);

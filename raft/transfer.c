@@ -156,7 +156,7 @@ static bool begin_receiving(struct node *n, raft_id from, const char *address, b
 
     store_stats(n->db->store, &st);
     store_base(n->db->store, &base);
-    if (n->db->page_size == 0 || n->folding || !database_hold(n->db, true)) {
+    if (n->db->page_size == 0 || n->idle.folding || !database_hold(n->db, true)) {
         return false; /* a checkpoint is running */
     }
     n->db->repairing = t->repairing = repairing;
