@@ -118,14 +118,14 @@ static int copy_database(struct recovery *r, struct err *e)
 
 static int copy_folder(struct recovery *r, struct err *e)
 {
-    /* Without the checksums all pages are taken as they are. */
-    static const char *const files[] = {"member", "sums", "sums-next"};
+    /* Without the checksums all pages are taken as they are, and without the promise whatever of the log can be read. */
+    static const char *const files[] = {"member", "sums", "sums-next", "promise"};
     char from[PATH_SIZE + 300], to[PATH_SIZE + 300];
     struct dirent *d;
     int rv = DUST_OK;
     DIR *dir;
 
-    for (int i = 0; rv == DUST_OK && i < (r->force ? 1 : 3); i++) {
+    for (int i = 0; rv == DUST_OK && i < (r->force ? 1 : 4); i++) {
         snprintf(from, sizeof from, "%s-dust/%s", r->src, files[i]);
         snprintf(to, sizeof to, "%s-dust/%s", r->dest, files[i]);
         rv = copy_plain(from, to, i == 0, e);

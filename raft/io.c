@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "raft/node_impl.h"
+#include "raft/segments.h"
 #include "raft/torn.h"
 
 struct append_req {
@@ -24,6 +25,7 @@ struct append_req {
     struct node *node;
     const struct raft_entry *entries; /* libraft's, until the callback */
     unsigned n_entries;
+    raft_index last_index; /* of these */
     struct append_req *older;   /* the next one not given back */
     struct append_req *delayed; /* the next one to be written */
 };
@@ -33,6 +35,7 @@ struct put_req {
     struct raft_io_snapshot_put *theirs;
     raft_io_snapshot_put_cb cb;
     struct node *node;
+    raft_index installs; /* it takes the place of the log, up to here; 0: it does not */
 };
 
 struct node *io_node(struct raft_io *raft_io)
@@ -245,7 +248,9 @@ static void on_append(struct raft_io_append *req, int status)
     struct append_req *a = (struct append_req *)req;
     struct node *n = a->node;
 
-    if (status != 0 && !n->stopping) {
+    if (status == 0) {
+        promise_stored(&n->promise, a->last_index); /* before anybody is told */
+    } else if (!n->stopping) {
         n->io.write_code = status == RAFT_NOSPACE ? DUST_FULL : DUST_IO;
     }
     /* When the storage is closed it cancels the oldest first, which libraft does not survive. */
@@ -290,13 +295,47 @@ static void cut_entries(struct node *n, raft_index start, struct raft_entry *ent
     }
 }
 
+/* The log is never shorter than what is noted as promised. */
+static int truncate_from(struct node *n, raft_index index)
+{
+    if (!promise_lower(&n->promise, index - 1)) {
+        guard_metadata_failed(&n->io.guard);
+        return 0; /* nothing is written any more */
+    }
+    return n->io.truncate(&n->io.raft_io, index);
+}
+
+static int io_truncate(struct raft_io *raft_io, raft_index index)
+{
+    return truncate_from(io_node(raft_io), index);
+}
+
 void io_started(struct node *n)
 {
     if (n->io.cut_index != 0) {
-        n->io.truncate(&n->io.raft_io, n->io.cut_index); /* if it does not reach the disk, no harm is done */
+        truncate_from(n, n->io.cut_index); /* if it does not reach the disk, no harm is done */
         n->io.cut_index = 0;
     }
     guard_started(&n->io.guard, deliver, n);
+}
+
+static raft_index last_loaded(const struct raft_snapshot *snapshot, raft_index start, size_t n_entries)
+{
+    raft_index last = start + n_entries - 1; /* start >= 1 */
+
+    return snapshot != NULL && snapshot->index > last ? snapshot->index : last;
+}
+
+/* Before libraft's storage tidies its files. */
+static int check_segments(struct node *n, struct err *e)
+{
+    char dir[4096];
+    uint64_t last;
+    int rv;
+
+    snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
+    rv = segments_last(dir, &last, e);
+    return rv == DUST_OK ? promise_check_log(&n->promise, n->db->dir, last, e) : rv == DUST_VERSION ? DUST_OK : rv;
 }
 
 /* Where app.db stands in the log has to be known before libraft applies anything, which raft_start may do already. */
@@ -304,16 +343,24 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
 {
     struct node *n = io_node(raft_io);
-    int rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
+    struct err *e = &n->io.load_err;
+    int rv;
 
+    if (check_segments(n, e) != DUST_OK) {
+        return RAFT_CORRUPT;
+    }
+    rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
     if (rv != 0) {
         return rv;
     }
-    cut_entries(n, *start, entries, n_entries);
-    n->io.load_err.code = DUST_OK;
-    if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, &n->io.load_err) != DUST_OK ||
-        node_accept(n, &n->io.load_err) != DUST_OK) {
+    if (promise_check_log(&n->promise, n->db->dir, last_loaded(*snapshot, *start, *n_entries), e) != DUST_OK ||
+        promise_check_vote(&n->promise, n->db->dir, *term, *voted_for, e) != DUST_OK) {
         return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
+    }
+    cut_entries(n, *start, entries, n_entries);
+    e->code = DUST_OK;
+    if (fsm_find_start(n, *snapshot, *start, *entries, *n_entries, e) != DUST_OK || node_accept(n, e) != DUST_OK) {
+        return RAFT_CORRUPT; /* as above */
     }
     return 0;
 }
@@ -337,6 +384,7 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     }
     a->entries = entries;
     a->n_entries = n_entries;
+    a->last_index = inside_last_index(&n->raft); /* libraft has put them into its log in memory just now */
     *n->io.delayed_tail = a;
     n->io.delayed_tail = &a->delayed;
     if (!n->io.delaying) {
@@ -372,6 +420,9 @@ static void on_put(struct raft_io_snapshot_put *req, int status)
         n->io.kept_put = p;
         return;
     }
+    if (status == 0 && p->installs != 0) {
+        promise_stored(&n->promise, p->installs);
+    }
     p->cb(p->theirs, status);
     free(p);
     guard_release(&n->io.guard, deliver, n);
@@ -390,6 +441,10 @@ static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct ra
     p->theirs = req;
     p->cb = cb;
     p->node = n;
+    p->installs = trailing == 0 ? snapshot->index : 0;
+    if (p->installs != 0 && !promise_lower(&n->promise, p->installs)) {
+        guard_metadata_failed(&n->io.guard);
+    }
     if (!guard_put_begin(&n->io.guard)) {
         n->io.kept_put = p;
         return 0;
@@ -411,6 +466,8 @@ static int io_set_term(struct raft_io *raft_io, raft_term term)
 
     if (n->io.set_term(raft_io, term) != 0) {
         guard_metadata_failed(&n->io.guard);
+    } else {
+        promise_term(&n->promise, term);
     }
     return 0;
 }
@@ -421,6 +478,8 @@ static int io_set_vote(struct raft_io *raft_io, raft_id id)
 
     if (n->io.set_vote(raft_io, id) != 0) {
         guard_metadata_failed(&n->io.guard);
+    } else {
+        promise_vote(&n->promise, id);
     }
     return 0;
 }
@@ -449,6 +508,9 @@ int io_init(struct node *n, struct err *e)
     rv = folder_flush(n->db->dir, e); /* libraft flushes what is in its folder, and nobody else the folder's own name */
     if (rv == DUST_OK) {
         rv = torn_mend(dir, e);
+    }
+    if (rv == DUST_OK) {
+        rv = promise_open(&n->promise, n->db->dir, e);
     }
     if (rv != DUST_OK) {
         return rv;
@@ -480,6 +542,7 @@ int io_init(struct node *n, struct err *e)
     io->close = io_close;
     io->set_term = io_set_term;
     io->set_vote = io_set_vote;
+    io->truncate = io_truncate;
     return DUST_OK;
 }
 

@@ -507,6 +507,7 @@ static void node_free(struct node *n)
     read_deinit(n);
     submit_deinit(n);
     fsm_deinit(n);
+    promise_close(&n->promise);
     pthread_cond_destroy(&n->cond);
     pthread_mutex_destroy(&n->mutex);
     free(n);

@@ -20,6 +20,7 @@
 #include "raft/node.h"
 #include "raft/outcome.h"
 #include "raft/peer.h"
+#include "raft/promise.h"
 #include "raft/read.h"
 #include "raft/roster.h"
 #include "raft/starts.h"
@@ -286,6 +287,7 @@ struct node {
 
     struct peers *peers;
     struct io io;
+    struct promise promise;
     struct fsm fsm;
     struct submit submit;
     struct grant grant;

@@ -166,6 +166,7 @@ int salvage_run(struct database *db, const struct member *self, struct salvage *
         }
         io_close_done(n);
     }
+    promise_close(&n->promise);
     fsm_deinit(n);
     uv_run(&n->loop, UV_RUN_DEFAULT);
     uv_loop_close(&n->loop);
