@@ -24,9 +24,11 @@
 /* … and the place that was reached in the queue is kept this long for the retry. */
 #define TURN_RETRY_LEASE_MS 300
 /* A read that has to be confirmed waits this long by itself, whatever the busy timeout; then SQLite's busy handler
- * decides whether to go on, and each retry waits a little. */
+ * decides whether to go on, and each retry waits a little: what the handler counts is only its own sleep. A linearizable
+ * read begins again each time, and must have time for a round of messages. */
 #define CONFIRM_WAIT_MS 5000
-#define CONFIRM_RETRY_MS 100
+#define CONFIRM_RETRY_MS 2
+#define CONFIRM_ROUND_MS 100
 #define CONFIRM_RETRY_WITHIN_MS 500 /* SQLite's own handler sleeps 100 ms at most */
 
 /* May what this member has be shown, at the connection's level? */
@@ -42,7 +44,7 @@ static int confirm_read(struct dfile *f)
         return SQLITE_OK;
     }
     if (f->unconfirmed_ms != 0 && clock_ms() - f->unconfirmed_ms < CONFIRM_RETRY_WITHIN_MS) {
-        wait_ms = CONFIRM_RETRY_MS;
+        wait_ms = f->consistency == CONSISTENCY_LINEARIZABLE ? CONFIRM_ROUND_MS : CONFIRM_RETRY_MS;
     }
     rv = db->rep.confirm_read(db->rep.ctx, f->consistency, f->freshness_ms, wait_ms, &e);
     f->unconfirmed_ms = rv == DUST_OK ? 0 : clock_ms();
