@@ -401,6 +401,40 @@ static void fetch_seeds(void)
     }
 }
 
+/* ---- the log's segments ---- */
+
+static void add_batch(unsigned n, unsigned size)
+{
+    uint8_t data[64] = {7, 7, 7};
+
+    add_number(0, 8); /* the checksums are put right by the target */
+    add_number(n, 8);
+    for (unsigned i = 0; i < n; i++) {
+        add_number(3, 8);
+        add_number(1, 4);
+        add_number(size, 4);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        add(data, size);
+    }
+}
+
+static void segments_seeds(void)
+{
+    for (unsigned flags = 0; flags < 8; flags++) {
+        begin(flags);
+        add_number(1, 8);
+        add_batch(1, 8);
+        add_batch(3, 16);
+        add_batch(2, 64);
+        save("segments");
+    }
+    begin(2);
+    add_number(0, 8);
+    add_number(0, 8);
+    save("segments");
+}
+
 /* ---- journals ---- */
 
 #define COUNT_ALL 0xffffffffu
@@ -500,6 +534,7 @@ int main(int argc, char **argv)
     entry_seeds();
     delta_seeds();
     sums_seeds();
+    segments_seeds();
     member_seeds();
     address_seeds();
     roster_seeds();
