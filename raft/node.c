@@ -115,7 +115,7 @@ static void watch(struct node *n)
         again_later(n, &n->fsm.stuck_on);
         return;
     }
-    atomic_store(&n->stored, n->raft.last_stored);
+    store_set_durable(n->db->store, n->raft.last_stored, &n->noted);
     if (n->raft.last_applied != n->seen_applied && !n->fsm.paused) {
         n->seen_applied = n->raft.last_applied;
         store_set_applied(n->db->store, n->raft.last_applied);
@@ -531,6 +531,8 @@ int node_start(struct node **out, struct database *db, const struct node_options
     starts_load(&n->starts, &n->self);
     randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
     db->origin = n->self.id;
+    n->noted = n->self.file_version;
+    store_set_durable(db->store, 0, &n->noted);
     read_init(n);
     pthread_mutex_init(&n->mutex, NULL);
     cond_init_monotonic(&n->cond);

@@ -300,7 +300,7 @@ struct node {
     uint64_t fetches; /* sessions begun as a receiver */
     struct repair repair;
     struct idle idle;
-    _Atomic uint64_t stored;
+    struct vid noted; /* what `member` on disk says app.db is at, or was brought to */
 };
 
 enum note_kind {

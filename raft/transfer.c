@@ -398,6 +398,7 @@ static void all_pulled(struct node *n)
     rv = member_save(n->db->dir, &self, &e);
     if (rv == DUST_OK) {
         n->self = self;
+        n->noted = self.file_version;
         if (!t->empty) {
             rv = adopt_version(n, &e);
         }

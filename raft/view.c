@@ -248,16 +248,10 @@ int node_checkpoint(struct node *n, struct err *e)
 {
     uint64_t until = clock_ms() + 5000;
     struct timespec ms2 = {.tv_nsec = 2000000};
-    struct head_info head;
     int rv;
 
     for (;;) {
-        store_agreed(n->db->store, &head);
-        if (atomic_load(&n->stored) >= head.index) {
-            rv = database_checkpoint(n->db, NULL, e);
-        } else {
-            rv = err_set(e, DUST_BUSY, "this member's log has not been flushed up to the version yet");
-        }
+        rv = database_checkpoint(n->db, NULL, e);
         if (rv != DUST_BUSY || clock_ms() >= until) {
             return rv;
         }

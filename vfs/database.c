@@ -12,6 +12,8 @@
 
 #include "vfs/mark.h"
 
+#define DURABLE_WAIT_MS 2000u /* for the log to be on disk up to the version that is to be folded */
+
 static void turn_changed(void *ctx)
 {
     struct database *db = ctx;
@@ -321,6 +323,7 @@ static bool wait_for_readers(void *ctx, int tries)
     return true;
 }
 
+/* A crash may find app.db at the new version at once: the log on disk has to lead there before. */
 int database_checkpoint(struct database *db, struct head_info *at, struct err *e)
 {
     struct fold fold;
@@ -343,7 +346,9 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
     src.n_pages_after = fold.target.n_pages;
     src.id = fold.target.id;
     src.repeat_ok = db->repairing;
-    if (!fold.empty) {
+    if (!fold.empty && store_wait_durable(db->store, &fold.target, DURABLE_WAIT_MS) != DUST_OK) {
+        rv = err_set(e, DUST_BUSY, "this member's log has not been flushed up to the version yet");
+    } else if (!fold.empty) {
         rv = store_fold_keep(db->store, &fold, database_read_base, db, e);
         if (rv == DUST_OK) {
             rv = begin_sums(db, &fold, e);

@@ -113,6 +113,7 @@ int store_open(struct store **out, const char *path, struct err *e)
     s->head->pid = (uint32_t)getpid();
     pthread_mutex_init(&s->mutex, NULL);
     cond_init_monotonic(&s->changed);
+    atomic_init(&s->durable, UINT64_MAX);
     *out = s;
     return DUST_OK;
 

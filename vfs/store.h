@@ -156,6 +156,15 @@ void store_rewind_applied(struct store *s, uint64_t index); /* what comes after 
 uint64_t store_applied(struct store *s);
 int store_wait_applied(struct store *s, uint64_t index, uint32_t timeout_ms);
 
+/* What app.db may be brought to: versions of entries up to `index`, which this member's log on disk leads to, and the
+ * version `noted`, which is noted elsewhere on disk. What is agreed may be ahead of that: a majority is enough for it, and
+ * this member's own disk may be the slowest. Until the first call there is no limit. One thread calls it. */
+void store_set_durable(struct store *s, uint64_t index, const struct vid *noted);
+
+/* Wait, at most timeout_ms, until app.db may be brought to this version. DUST_OK, DUST_BUSY. Any thread but the one that
+ * calls store_set_durable. */
+int store_wait_durable(struct store *s, const struct head_info *head, uint32_t timeout_ms);
+
 /* Wake everybody in store_wait_agreed or store_wait_index to look again (shutdown). */
 void store_wake(struct store *s, bool closing);
 

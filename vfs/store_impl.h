@@ -74,6 +74,9 @@ struct store {
     struct version *agreed;          /* NULL: the base */
     struct head_info base;
     uint64_t applied; /* index of the last entry looked at, void ones included */
+    _Atomic uint64_t durable;      /* see store_set_durable */
+    struct vid noted;              /* under mutex */
+    _Atomic bool durable_awaited;
 };
 
 static inline struct store_node *node_at(const struct store *s, uint32_t n)

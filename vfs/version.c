@@ -356,6 +356,40 @@ int store_wait_applied(struct store *s, uint64_t index, uint32_t timeout_ms)
     return rv;
 }
 
+/* Called often: the mutex is taken only if there is something to say. Whoever waits says so before it looks. */
+void store_set_durable(struct store *s, uint64_t index, const struct vid *noted)
+{
+    bool same = vid_equal(&s->noted, noted);
+
+    atomic_store(&s->durable, index);
+    if (same && !atomic_load(&s->durable_awaited)) {
+        return;
+    }
+    pthread_mutex_lock(&s->mutex);
+    s->noted = *noted;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+int store_wait_durable(struct store *s, const struct head_info *head, uint32_t timeout_ms)
+{
+    struct timespec until = deadline_in_ms(timeout_ms);
+    bool late = false, ok;
+
+    pthread_mutex_lock(&s->mutex);
+    atomic_store(&s->durable_awaited, true);
+    do {
+        ok = head->index <= atomic_load(&s->durable) || vid_equal(&head->id, &s->noted);
+        if (ok || late || s->closing) {
+            break;
+        }
+        late = pthread_cond_timedwait(&s->changed, &s->mutex, &until) == ETIMEDOUT;
+    } while (true);
+    atomic_store(&s->durable_awaited, false);
+    pthread_mutex_unlock(&s->mutex);
+    return ok ? DUST_OK : DUST_BUSY;
+}
+
 void store_wake(struct store *s, bool closing)
 {
     pthread_mutex_lock(&s->mutex);

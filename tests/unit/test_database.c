@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <pthread.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -220,6 +221,46 @@ static void test_a_checkpoint_brings_the_file_to_the_version(void **state)
     assert_true(vid_equal(&found, &id));
 }
 
+static void *checkpoint_thread(void *arg)
+{
+    struct err e;
+
+    (void)arg;
+    return (void *)(intptr_t)database_checkpoint(db, NULL, &e);
+}
+
+/* A version is agreed when a majority has it; this member's own log may not be on disk up to there. */
+static void test_a_checkpoint_waits_for_the_log(void **state)
+{
+    struct vid first = an_id(9), none = {{0}}, id;
+    struct err e = {0};
+    pthread_t thread;
+    void *rv;
+
+    (void)state;
+    plain("CREATE TABLE t(x)");
+    open_it();
+    assert_int_equal(database_begin(db, &first, content.n_pages, &e), DUST_OK);
+    assert_int_equal(store_format(db->store, content.page_size, &first, 0, content.n_pages, &e), DUST_OK);
+    store_set_durable(db->store, 4, &none);
+    assert_int_equal(database_checkpoint(db, NULL, &e), DUST_OK); /* nothing to do */
+    id = agree_on_new_page1();
+    assert_int_equal(database_checkpoint(db, NULL, &e), DUST_BUSY);
+    assert_non_null(strstr(e.text, "flushed"));
+    assert_int_equal(plain_int("PRAGMA user_version"), 0);
+    assert_int_equal(pthread_create(&thread, NULL, checkpoint_thread, NULL), 0);
+    store_set_durable(db->store, 4, &none);
+    store_set_durable(db->store, 5, &none);
+    assert_int_equal(pthread_join(thread, &rv), 0);
+    assert_int_equal((intptr_t)rv, DUST_OK);
+    assert_int_equal(plain_int("PRAGMA user_version"), 77);
+    /* … or it is noted elsewhere. */
+    store_set_durable(db->store, 3, &none);
+    assert_int_equal(store_wait_durable(db->store, &(struct head_info){.index = 5, .id = id}, 0), DUST_BUSY);
+    store_set_durable(db->store, 3, &id);
+    assert_int_equal(store_wait_durable(db->store, &(struct head_info){.index = 5, .id = id}, 0), DUST_OK);
+}
+
 static void test_what_it_is_when_opened_again(void **state)
 {
     struct vid first = an_id(9), id;
@@ -248,6 +289,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_is_no_database_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_begin_and_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_checkpoint_brings_the_file_to_the_version, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_checkpoint_waits_for_the_log, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_it_is_when_opened_again, set_up, tear_down),
     };
 
