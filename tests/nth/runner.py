@@ -1,0 +1,403 @@
+"""Runs scenarios with one call failing, each in a forked child: for test_nth.py.
+
+Reads requests as JSON lines: {"scenario", "dir", "lib", "nth", "control", "kinds", "libs", "mode", "n", "limit"}. The
+extension and the injector (nth.c) are loaded once; each request is served by a child, which
+    1. does what the scenario does beforehand,
+    2. arms the injector and does the steps, each of which may fail, with an error that says so,
+    3. disarms it and checks: everything goes on, what was acknowledged is there once, what was refused is not,
+and ends. Then another child opens what is left on disk. The answer: {"met", "failed", "call", "wrong": [texts],
+"status"}; "wrong" is empty if all is as it should be.
+
+All members of a scenario are in one process.
+"""
+import ctypes
+import json
+import mmap
+import os
+import select
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+
+PATIENCE = 40  # seconds until everything has to go on again
+NEVER = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_MISUSE", "SQLITE_INTERNAL")
+
+
+class Control:
+    """struct control of nth.c."""
+
+    HEAD = struct.Struct("<6I3Q32s256s")
+
+    def __init__(self, path):
+        with open(path, "wb") as f:
+            f.truncate(4 << 20)
+        f = os.open(path, os.O_RDWR)
+        self.map = mmap.mmap(f, 4 << 20)
+        os.close(f)
+
+    def set(self, kinds, libs, mode, n, folder):
+        self.map[:self.HEAD.size] = self.HEAD.pack(0, kinds, libs, mode, 0, 0, n, 0, 0, b"", folder.encode())
+
+    def arm(self, on):
+        self.map[0:4] = struct.pack("<I", on)
+
+    def get(self):
+        v = self.HEAD.unpack(self.map[:self.HEAD.size])
+        return {"met": v[7], "failed": v[8], "call": v[9].split(b"\0")[0].decode()}
+
+
+class World:
+    """The members of a scenario, and what was acknowledged."""
+
+    def __init__(self, folder, control):
+        self.dir, self.control = folder, control
+        self.wrong = []
+        self.acked, self.unknown, self.refused = set(), set(), set()
+        self.conns = {}
+        self.n = 0
+
+    def path(self, name):
+        return os.path.join(self.dir, name + ".db")
+
+    def conn(self, name):
+        c = self.conns.get(name)
+        if c is None:
+            c = sqlite3.connect("file:%s?vfs=dust&timeout=1500&election=200" % self.path(name), uri=True, timeout=2,
+                                isolation_level=None, check_same_thread=False)
+            self.conns[name] = c
+        return c
+
+    def plain_conn(self, name):
+        """Of a database that is no member yet. None if it cannot be opened."""
+        if name not in self.conns:
+            try:
+                self.conns[name] = sqlite3.connect(self.path(name), timeout=2, isolation_level=None,
+                                                   check_same_thread=False)
+            except sqlite3.Error as e:
+                self.judge("open", e)
+            except MemoryError:
+                pass
+        return self.conns.get(name)
+
+    def reconnect(self, name):
+        c = self.conns.pop(name, None)
+        if c is not None:
+            c.close()
+        self.plain_conn(name)
+
+    def is_member(self, name):
+        try:
+            return self.conns[name].execute("SELECT dust_id()").fetchone()[0] is not None
+        except (sqlite3.Error, KeyError):
+            return False
+
+    def step(self, name, sql, *params):
+        """One statement, which may fail. Its rows; None if it did."""
+        try:
+            return self.conn(name).execute(sql, params).fetchall()
+        except sqlite3.Error as e:
+            self.judge(sql, e)
+            return None
+        except MemoryError:
+            return None
+
+    def judge(self, sql, e):
+        code = getattr(e, "sqlite_errorname", "?")
+        if code.startswith(NEVER) or not str(e):
+            self.wrong.append("%s: %s: %s" % (sql[:60], code, e))
+        return code
+
+    def insert(self, name, size=10):
+        """A row; what became of it is written down."""
+        self.n += 1
+        who = "%s%d.%d" % (name, os.getpid(), self.n)
+        try:
+            self.conn(name).execute("INSERT INTO t(who, x) VALUES(?, randomblob(?))", (who, size))
+            self.acked.add(who)
+            return True
+        except sqlite3.Error as e:
+            code = self.judge("INSERT", e)
+            (self.unknown if code == "SQLITE_IOERR_COMMIT_ATOMIC" else self.refused).add(who)
+        except MemoryError:
+            self.unknown.add(who)
+        return False
+
+    def goes_on(self, name):
+        """Writes on this member, before patience ends."""
+        end = time.monotonic() + PATIENCE
+        while not self.insert(name):
+            if time.monotonic() > end:
+                self.wrong.append("%s does not go on: %s" % (name, self.why(name)))
+                return
+            time.sleep(0.05)
+
+    def why(self, name):
+        try:
+            return dict(self.conn(name).execute("SELECT name, value FROM dust_status WHERE name IN "
+                                                "('role', 'failure', 'last_error', 'connection_error')").fetchall())
+        except sqlite3.Error as e:
+            return str(e)
+
+    def check(self, *names):
+        """All rows, on every member."""
+        for name in names:
+            c = self.conn(name)
+            c.execute("PRAGMA dust_consistency = linearizable")
+            end = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    rows = [r[0] for r in c.execute("SELECT who FROM t")]
+                    ok = c.execute("PRAGMA integrity_check").fetchall()
+                    break
+                except sqlite3.Error as e:
+                    self.judge("SELECT", e)
+                    if time.monotonic() > end:
+                        self.wrong.append("%s cannot be read: %s: %s" % (name, e, self.why(name)))
+                        return
+            self.compare(name, rows, ok)
+
+    def compare(self, name, rows, ok):
+        have = set(rows)
+        if ok != [("ok",)]:
+            self.wrong.append("%s: integrity_check: %s" % (name, ok[:3]))
+        if len(rows) != len(have):
+            self.wrong.append("%s: rows there twice" % name)
+        if self.acked - have:
+            self.wrong.append("%s: acknowledged and not there: %s" % (name, sorted(self.acked - have)[:5]))
+        if self.refused & have:
+            self.wrong.append("%s: refused and there: %s" % (name, sorted(self.refused & have)[:5]))
+
+
+SCENARIOS = {}
+
+
+def address(i):
+    return "127.0.0.1:%d" % (int(os.environ["NTH_PORT"]) + i)
+
+
+class One:
+    """A cluster of one: writes of several kinds, a checkpoint."""
+
+    members = "a"
+    armed_start = False
+
+    def make(self, w):
+        """The files that every run begins with."""
+        c = sqlite3.connect(w.path("a"))
+        c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, who TEXT, x)")
+        c.close()
+        w.conn("a").execute("SELECT dust_start(?)", (address(0),))
+        w.insert("a")
+
+    def before(self, w):
+        w.conn("a").execute("SELECT count(*) FROM t").fetchall()
+        w.goes_on("a")
+
+    def steps(self, w):
+        w.insert("a")
+        w.insert("a", 20000)
+        w.step("a", "SAVEPOINT s")
+        w.step("a", "INSERT INTO t(who) VALUES('never')")
+        w.step("a", "ROLLBACK TO s")
+        w.step("a", "RELEASE s")
+        if w.conn("a").in_transaction:
+            w.step("a", "ROLLBACK")
+        w.step("a", "UPDATE t SET x = x WHERE id = 1")
+        w.step("a", "SELECT dust_checkpoint()")
+        w.insert("a")
+
+    def after(self, w):
+        w.goes_on("a")
+        w.check("a")
+
+
+class Start(One):
+    """dust_start itself."""
+
+    def make(self, w):
+        c = sqlite3.connect(w.path("a"))
+        c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, who TEXT, x)")
+        c.close()
+
+    def before(self, w):
+        pass
+
+    def steps(self, w):
+        if w.plain_conn("a") is not None and w.step("a", "SELECT dust_start(?)", address(0)):
+            w.insert("a")
+
+    def after(self, w):
+        w.reconnect("a") # what could not be undone is finished by opening
+        if not w.is_member("a"):
+            w.conns["a"].execute("SELECT dust_start(?)", (address(0),))
+        super().after(w)
+
+
+class Open(One):
+    """A member is opened."""
+
+    def before(self, w):
+        pass
+
+    def steps(self, w):
+        try:
+            w.conn("a")
+        except sqlite3.Error as e:
+            w.judge("open", e)
+            return
+        except MemoryError:
+            return
+        w.insert("a")
+
+
+class Join:
+    """A second member joins, with content that has to be fetched."""
+
+    members = "ab"
+
+    def make(self, w):
+        One.make(self, w)
+        w.insert("a", 300000)
+        w.conn("a").execute("SELECT dust_checkpoint()").fetchall()
+
+    def before(self, w):
+        w.conn("a")
+        w.goes_on("a")
+
+    def try_join(self, w):
+        c = w.plain_conn("b")
+        if c is not None:
+            c.execute("SELECT dust_join(?, ?)", (address(1), address(0)))
+
+    def steps(self, w):
+        try:
+            self.try_join(w)
+        except sqlite3.Error as e:
+            self.said = w.judge("join", e), str(e)
+            return
+        except MemoryError:
+            return
+        w.insert("b")
+        w.insert("a")
+
+    def after(self, w):
+        w.goes_on("a")
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                w.plain_conn("b")
+                if not w.is_member("b"):
+                    self.try_join(w)
+                break
+            except (sqlite3.Error, KeyError) as e:
+                text = str(e)
+                if "belongs to member " in text:  # what an earlier try left: done as it says
+                    w.step("a", "SELECT dust_remove(%s)" % text.split("belongs to member ")[1].split()[0])
+                elif "-dust" in text and "delete" in text:
+                    shutil.rmtree(w.path("b") + "-dust", ignore_errors=True)
+                    w.conns.pop("b", None)
+                if time.monotonic() > end:
+                    w.wrong.append("b cannot join: %s" % text)
+                    return
+                time.sleep(0.1)
+        w.goes_on("b")
+        w.check("a", "b")
+
+
+for kind in (One, Start, Open, Join):
+    SCENARIOS[kind.__name__.lower()] = kind()
+
+
+def child(request, control, out):
+    w = World(request["dir"], control)
+    s = SCENARIOS[request["scenario"]]
+    os.environ["NTH_PORT"] = str(request["port"])
+    if request["what"] == "make":
+        s.make(w)
+    elif request["what"] == "run":
+        s.before(w)
+        control.arm(1)
+        s.steps(w)
+        control.arm(0)
+        s.after(w)
+    else:
+        w.acked, w.refused = set(request["acked"]), set(request["refused"])
+        for name in s.members:
+            w.conn(name)
+        for name in s.members:
+            w.goes_on(name)
+        w.check(*s.members)
+    os.write(out, json.dumps({"wrong": w.wrong, "acked": sorted(w.acked), "refused": sorted(w.refused)}).encode())
+    os._exit(0)
+
+
+def stacks(pid):
+    p = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 14"], capture_output=True, text=True,
+                       stdin=subprocess.DEVNULL)
+    return "\n".join(x for x in p.stdout.splitlines() if x.startswith(("#", "Thread")))[:6000]
+
+
+def serve(request, control):
+    from_child, to_parent = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(from_child)
+        signal.alarm(0)
+        try:
+            child(request, control, to_parent)
+        except BaseException as e:
+            import traceback
+            os.write(to_parent, json.dumps({"wrong": ["the scenario ended with " + traceback.format_exc()[-1500:]],
+                                            "acked": [], "refused": []}).encode())
+        os._exit(0)
+    os.close(to_parent)
+    answer, hung = b"", None
+    end = time.monotonic() + request["limit"]
+    while True:
+        ready, _, _ = select.select([from_child], [], [], max(0, end - time.monotonic()))
+        if not ready:
+            hung = stacks(pid)
+            os.kill(pid, signal.SIGKILL)
+            break
+        more = os.read(from_child, 1 << 20)
+        if not more:
+            break
+        answer += more
+    os.close(from_child)
+    _, status = os.waitpid(pid, 0)
+    result = json.loads(answer) if answer else {"wrong": [], "acked": [], "refused": []}
+    if hung is not None:
+        result["wrong"].append("it hangs:\n" + hung)
+    elif status != 0:
+        result["wrong"].append("the process ended with %d" % os.waitstatus_to_exitcode(status))
+    return result
+
+
+def main():
+    c = sqlite3.connect(":memory:")
+    c.enable_load_extension(True)
+    first = json.loads(sys.stdin.readline())
+    c.load_extension(first["lib"])
+    c.close()
+    control = Control(first["control"])
+    nth = ctypes.CDLL(first["nth"])
+    nth.nth_setup(first["control"].encode())
+    print("{}", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        control.set(request.get("kinds", 0), request.get("libs", 0), request.get("mode", 0), request.get("n", 0),
+                    request["dir"])
+        result = serve(request, control)
+        result.update(control.get())
+        if request["what"] == "run" and request["n"] == 0:
+            at = 4 * 6 + 8 * 3 + 32 + 256 + 16 * 64
+            count = min(result["met"], 65536)
+            result["calls"] = list(struct.unpack("<%dQ" % count, control.map[at:at + 8 * count]))
+        print(json.dumps(result), flush=True)
+
+
+main()
