@@ -32,6 +32,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #if defined __aarch64__
@@ -238,6 +239,14 @@ WRAP(int, mkdir, DISK, (const char *path, mode_t mode), (path, mode), PATH_WHOLE
 WRAP(int, fchmod, DISK, (int fd, mode_t mode), (fd, mode), FD_WHOLE, FAIL(EIO, -1))
 WRAP(FILE *, fopen64, DISK, (const char *path, const char *mode), (path, mode), PATH_WHOLE, FAIL(EMFILE, NULL))
 WRAP(DIR *, opendir, DISK, (const char *path), (path), PATH_WHOLE, FAIL(EMFILE, NULL))
+WRAP(int, stat64, DISK, (const char *path, void *st), (path, st), PATH_WHOLE, FAIL(EIO, -1))
+WRAP(char *, fgets, DISK, (char *s, int n, FILE *f), (s, n, f), fd_ours(fileno(f)) && control->mode != SHORT,
+    FAIL(EIO, NULL))
+WRAP(int, fcntl64, DISK, (int fd, int command, long arg), (fd, command, arg),
+    (command == F_SETLK || command == F_GETLK) && FD_WHOLE, FAIL(ENOLCK, -1))
+WRAP(int, scandir64, DISK, (const char *path, void *list, void *filter, void *compare), (path, list, filter, compare),
+    PATH_WHOLE, FAIL(EMFILE, -1))
+WRAP(ssize_t, writev, DISK, (int fd, const struct iovec *v, int n), (fd, v, n), fd_ours(fd), SHORT_OR(EIO, real_writev(fd, v, n)))
 WRAP(int, open64, DISK, (const char *path, int flags, mode_t mode), (path, flags, mode), PATH_WHOLE, FAIL(EMFILE, -1))
 WRAP(void *, mmap64, DISK, (void *p, size_t n, int prot, int flags, int fd, off_t at), (p, n, prot, flags, fd, at),
     FD_WHOLE, FAIL(ENOMEM, MAP_FAILED))
@@ -257,6 +266,7 @@ WRAP(int, nn_getsockopt, NETWORK, (int s, int level, int option, void *v, size_t
     FAIL(EBADF, -1))
 WRAP(int, epoll_ctl, NETWORK, (int ep, int op, int fd, void *event), (ep, op, fd, event), true, FAIL(ENOMEM, -1))
 
+WRAP(int, getsockname, NETWORK, (int fd, void *a, void *n), (fd, a, n), true, FAIL(ENOBUFS, -1))
 WRAP(int, uv_loop_init, LOOP, (void *loop), (loop), true, return -EMFILE)
 WRAP(int, uv_async_init, LOOP, (void *loop, void *h, void *cb), (loop, h, cb), true, return -EMFILE)
 WRAP(int, uv_poll_init, LOOP, (void *loop, void *h, int fd), (loop, h, fd), true, return -ENOMEM)
@@ -285,8 +295,8 @@ static const struct import {
     X(malloc) X(calloc) X(realloc) X(strdup) X(strndup) X(posix_memalign) X(aligned_alloc) X(raft_malloc)
     X(nn_allocmsg) X(pwrite) X(pwrite64) X(write) X(pread) X(pread64) X(read) X(fsync) X(fdatasync) X(ftruncate64)
     X(truncate64) X(fallocate64) X(posix_fallocate) X(posix_fallocate64) X(rename) X(unlink) X(rmdir) X(mkdir) X(fchmod)
-    X(fopen64) X(opendir) X(open64) X(mmap64) X(syscall) X(socket) X(bind) X(nn_socket) X(nn_bind) X(nn_connect)
-    X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl) X(uv_loop_init) X(uv_async_init)
+    X(stat64) X(fgets) X(fcntl64) X(scandir64) X(writev) X(fopen64) X(opendir) X(open64) X(mmap64) X(syscall) X(socket) X(bind) X(nn_socket) X(nn_bind) X(nn_connect)
+    X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl) X(getsockname) X(uv_loop_init) X(uv_async_init)
     X(uv_poll_init) X(uv_poll_start) X(pthread_create) X(raft_apply) X(raft_barrier) X(raft_add) X(raft_assign)
     X(raft_remove) X(raft_transfer) X(raft_configuration_add)
 #undef X

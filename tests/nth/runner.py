@@ -31,6 +31,10 @@ class Control:
     """struct control of nth.c."""
 
     HEAD = struct.Struct("<6I3Q32s256s")
+    FRAME = struct.Struct("<IIQ48s")
+    FRAMES = 16
+    CALLS_KEPT = 65536
+    LIBS = ("dust", "raft", "uv", "sqlite3")
 
     def __init__(self, path):
         with open(path, "wb") as f:
@@ -47,7 +51,19 @@ class Control:
 
     def get(self):
         v = self.HEAD.unpack(self.map[:self.HEAD.size])
-        return {"met": v[7], "failed": v[8], "call": v[9].split(b"\0")[0].decode()}
+        at = self.HEAD.size
+        stack = []
+        for i in range(v[5]):
+            lib, _, offset, name = self.FRAME.unpack(self.map[at:at + self.FRAME.size])
+            stack.append("%s+%#x" % (self.LIBS[lib], offset))
+            at += self.FRAME.size
+        return {"met": v[7], "failed": v[8], "call": v[9].split(b"\0")[0].decode(), "stack": " ".join(stack[:8])}
+
+    def calls(self):
+        """A hash of the stack of each call."""
+        at = self.HEAD.size + self.FRAMES * self.FRAME.size
+        count = min(self.get()["met"], self.CALLS_KEPT)
+        return list(struct.unpack("<%dQ" % count, self.map[at:at + 8 * count]))
 
 
 class World:
@@ -231,8 +247,8 @@ class Start(One):
             w.insert("a")
 
     def after(self, w):
-        w.reconnect("a") # what could not be undone is finished by opening
-        if not w.is_member("a"):
+        w.reconnect("a")  # what could not be undone is finished by opening
+        if not w.is_member("a") and "a" in w.conns:
             w.conns["a"].execute("SELECT dust_start(?)", (address(0),))
         super().after(w)
 
@@ -394,9 +410,7 @@ def main():
         result = serve(request, control)
         result.update(control.get())
         if request["what"] == "run" and request["n"] == 0:
-            at = 4 * 6 + 8 * 3 + 32 + 256 + 16 * 64
-            count = min(result["met"], 65536)
-            result["calls"] = list(struct.unpack("<%dQ" % count, control.map[at:at + 8 * count]))
+            result["calls"] = control.calls()
         print(json.dumps(result), flush=True)
 
 
