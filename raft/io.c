@@ -17,6 +17,8 @@
 #include "raft/node_impl.h"
 #include "raft/torn.h"
 
+#define STACK_BYTES 16384u
+
 struct append_req {
     struct raft_io_append req;
     struct raft_io_append *theirs;
@@ -327,13 +329,25 @@ void io_started(struct node *n)
     guard_started(&n->io.guard, deliver, n);
 }
 
+/* When its folder cannot be listed, libraft frees two pointers that it has not set: what lies on the stack. */
+static __attribute__((noinline)) void clean_stack(void)
+{
+    volatile uint8_t below[STACK_BYTES];
+
+    for (size_t i = 0; i < sizeof below; i++) {
+        below[i] = 0;
+    }
+}
+
 /* Where app.db stands in the log has to be known before libraft applies anything, which raft_start may do already. */
 static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
 {
     struct node *n = io_node(raft_io);
-    int rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
+    int rv;
 
+    clean_stack();
+    rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
     if (rv != 0) {
         return rv;
     }
