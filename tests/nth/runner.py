@@ -14,6 +14,7 @@ import ctypes
 import json
 import mmap
 import os
+import re
 import select
 import shutil
 import signal
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 
-PATIENCE = 40  # seconds until everything has to go on again
+PATIENCE = float(os.environ.get('NTH_PATIENCE', 25))  # seconds until everything has to go on again
 NEVER = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_MISUSE", "SQLITE_INTERNAL")
 
 
@@ -99,11 +100,19 @@ class World:
                 pass
         return self.conns.get(name)
 
-    def reconnect(self, name):
+    def close(self, name):
         c = self.conns.pop(name, None)
         if c is not None:
             c.close()
-        self.plain_conn(name)
+
+    def as_told(self, name, text):
+        """Deletes the folder, if that is what the text of an error says."""
+        folder = self.path(name) + "-dust"
+        if "delete %s" % folder not in text:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        self.close(name)
+        return True
 
     def is_member(self, name):
         try:
@@ -153,8 +162,9 @@ class World:
 
     def why(self, name):
         try:
-            return dict(self.conn(name).execute("SELECT name, value FROM dust_status WHERE name IN "
-                                                "('role', 'failure', 'last_error', 'connection_error')").fetchall())
+            c = self.conn(name)
+            c.execute("PRAGMA dust_consistency = stale")
+            return dict(c.execute("SELECT name, value FROM dust_status").fetchall())
         except sqlite3.Error as e:
             return str(e)
 
@@ -247,8 +257,15 @@ class Start(One):
             w.insert("a")
 
     def after(self, w):
-        w.reconnect("a")  # what could not be undone is finished by opening
-        if not w.is_member("a") and "a" in w.conns:
+        w.close("a")
+        try:
+            if os.path.isdir(w.path("a") + "-dust"):
+                w.conn("a")  # what could not be undone is finished by opening
+        except sqlite3.Error as e:
+            if not w.as_told("a", str(e)):
+                raise
+        w.plain_conn("a")
+        if not w.is_member("a"):
             w.conns["a"].execute("SELECT dust_start(?)", (address(0),))
         super().after(w)
 
@@ -313,9 +330,8 @@ class Join:
                 text = str(e)
                 if "belongs to member " in text:  # what an earlier try left: done as it says
                     w.step("a", "SELECT dust_remove(%s)" % text.split("belongs to member ")[1].split()[0])
-                elif "-dust" in text and "delete" in text:
-                    shutil.rmtree(w.path("b") + "-dust", ignore_errors=True)
-                    w.conns.pop("b", None)
+                else:
+                    w.as_told("b", text)
                 if time.monotonic() > end:
                     w.wrong.append("b cannot join: %s" % text)
                     return
@@ -352,9 +368,19 @@ def child(request, control, out):
 
 
 def stacks(pid):
-    p = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 14"], capture_output=True, text=True,
+    """A line for each thread that may be of interest: what it is in, innermost first."""
+    p = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 24"], capture_output=True, text=True,
                        stdin=subprocess.DEVNULL)
-    return "\n".join(x for x in p.stdout.splitlines() if x.startswith(("#", "Thread")))[:6000]
+    threads = []
+    for line in p.stdout.splitlines():
+        if line.startswith("Thread"):
+            threads.append([])
+        elif line.startswith("#") and threads:
+            m = re.match(r"#\d+ +(?:0x\w+ in )?(\S+) .*?([\w.]+:\d+)?$", line)
+            name = m.group(1) if m else line
+            if not name.startswith(("_Py", "Py", "__futex", "__GI___futex", "__pthread", "___pthread", "cfunction")):
+                threads[-1].append(name + (" " + m.group(2) if m and m.group(2) else ""))
+    return "\n".join(" < ".join(t) for t in threads if not any(x.startswith("uv_cond_wait") for x in t[:2]))[:6000]
 
 
 def serve(request, control):
