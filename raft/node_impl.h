@@ -67,6 +67,7 @@ struct io {
     uint64_t refused;     /* messages that were garbage, or not for us */
     raft_index cut_index; /* leave out the log from here on when it is loaded; 0: nothing */
     struct append_req *appends; /* not given back to libraft yet, newest first */
+    struct reserve *reserve;    /* memory for when there is none */
     struct append_req *delayed, **delayed_tail; /* to be written by io_write_now, oldest first */
     bool delaying;
     raft_index noticed; /* the commit index when `notice` was last started */
