@@ -452,7 +452,8 @@ static void run_loop(struct node *n)
     struct err e;
 
     if (start_on_loop(n, &e) != DUST_OK) {
-        if (n->again.tries != 0 && (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS)) {
+        if ((n->again.tries != 0 || n->up) &&
+            (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS || e.code == DUST_NOMEM)) {
             again_later(n, &e);
         } else {
             node_fail(n, &e);
