@@ -77,6 +77,8 @@ static int read_unchecked(void *ctx, void *buf, uint32_t n, uint64_t offset)
 
     if (rc == SQLITE_IOERR_SHORT_READ) {
         rc = SQLITE_OK; /* the rest has been zeroed */
+    } else if (rc != SQLITE_OK) {
+        rc = SQLITE_IOERR_READ; /* for some of its extended codes SQLite says "malformed", and nobody has seen the page */
     }
     if (rc == SQLITE_OK && offset < HEADER_SIZE) {
         mark_hide(buf, (size_t)offset, n);
