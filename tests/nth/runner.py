@@ -330,6 +330,8 @@ class Join:
                 text = str(e)
                 if "belongs to member " in text:  # what an earlier try left: done as it says
                     w.step("a", "SELECT dust_remove(%s)" % text.split("belongs to member ")[1].split()[0])
+                elif "is a member of a cluster already" in text:
+                    w.close("b")
                 else:
                     w.as_told("b", text)
                 if time.monotonic() > end:
