@@ -552,6 +552,7 @@ static void node_free(struct node *n)
 {
     read_deinit(n);
     submit_deinit(n);
+    send_deinit(n);
     fsm_deinit(n);
     pthread_cond_destroy(&n->cond);
     pthread_mutex_destroy(&n->mutex);
@@ -580,6 +581,9 @@ int node_start(struct node **out, struct database *db, const struct node_options
     pthread_mutex_init(&n->mutex, NULL);
     cond_init_monotonic(&n->cond);
     rv = submit_init(n, e);
+    if (rv == DUST_OK) {
+        rv = send_init(n, e);
+    }
     if (rv != DUST_OK) {
         goto fail;
     }

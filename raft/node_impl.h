@@ -291,6 +291,7 @@ struct node {
     struct give give;
     struct transfer *transfer;
     uint64_t fetches; /* sessions begun as a receiver */
+    struct send_req *send_reserve;
     struct repair repair;
     uv_work_t fold_work;
     bool folding;
@@ -349,6 +350,8 @@ int node_begin_raft(struct node *n, struct err *e);
 int node_accept(struct node *n, struct err *e); /* the log and app.db have been found to belong together */
 
 /* send.c */
+int send_init(struct node *n, struct err *e);
+void send_deinit(struct node *n);
 int send_message(struct raft_io *raft_io, struct raft_io_send *req, const struct raft_message *message,
     raft_io_send_cb cb); /* raft_io.send */
 void send_note(struct node *n, const char *address, raft_id to, const struct note *note);
