@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
 from cluster import LIB, PYTHON, SLOW, child_env, free_port  # noqa: E402
 
-NTH = os.environ.get("NTH_LIBRARY", os.path.join(os.path.dirname(LIB), "tests", "libnth.so"))
+NTH = os.environ.get("NTH_LIBRARY") or os.path.join(os.path.dirname(LIB), "tests", "libnth.so")
 MEMORY, DISK, NETWORK, LOOP = 1, 2, 4, 8
 DUST, RAFT, UV, SQLITE = 1, 2, 4, 8
 # nanomsg ends the process when its memory runs out, and libraft does not survive all of that either: only dust's own.
@@ -91,16 +91,16 @@ class Loop:
             r["wrong"] = ["opened again: " + x for x in again["wrong"]]
         return r
 
-    def run(self, scenario, kind, mode, which=None, budget=0, seed=0, say=None):
-        """Those in `which`; or a sample; or all."""
+    def run(self, scenario, kind, mode, which=None, budget=0, seed=0, say=None, seconds=1e9):
+        """Those in `which`; or a sample, for so many seconds; or all."""
         self.prepare(scenario)
         r = self.one(kind, mode, 0)
         assert r["wrong"] == [], "without a failure: %s" % r["wrong"]
         out = Sum(r["met"])
         if which is None and budget:
             which = sample(r["calls"], budget, "%s %s %s %s" % (seed, scenario, kind, mode))
-        n, more = 0, list(which or [])
-        while more or which is None:
+        n, more, end = 0, list(which or []), time.monotonic() + seconds
+        while (more or which is None) and (out.failed == 0 or time.monotonic() < end):
             n = more.pop(0) if more else n + 1
             t = time.monotonic()
             r = self.one(kind, mode, n)
@@ -125,7 +125,7 @@ def sample(calls, budget, seed):
     first = {}
     for i, stack in enumerate(calls):
         first.setdefault(stack, i + 1)
-    return sorted(random.Random(seed).sample(sorted(first.values()), min(budget, len(first))))
+    return random.Random(seed).sample(sorted(first.values()), min(budget, len(first)))
 
 
 def main(args):

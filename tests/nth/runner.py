@@ -4,7 +4,7 @@ Reads requests as JSON lines: {"scenario", "dir", "lib", "nth", "control", "kind
 extension and the injector (nth.c) are loaded once; each request is served by a child, which
     1. does what the scenario does beforehand,
     2. arms the injector and does the steps, each of which may fail, with an error that says so,
-    3. disarms it and checks: everything goes on, what was acknowledged is there once, what was refused is not,
+    3. disarms it (after LASTS seconds even if a step still waits) and checks: everything goes on, what was acknowledged is there once, what was refused is not,
 and ends. Then another child opens what is left on disk. The answer: {"met", "failed", "call", "wrong": [texts],
 "status"}; "wrong" is empty if all is as it should be.
 
@@ -22,9 +22,11 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 
-PATIENCE = float(os.environ.get('NTH_PATIENCE', 25))  # seconds until everything has to go on again
+PATIENCE = 25  # seconds until everything has to go on again
+LASTS = 5  # seconds, what is made to fail from one call on; less if the steps are over before
 NEVER = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_MISUSE", "SQLITE_INTERNAL")
 
 
@@ -355,7 +357,10 @@ def child(request, control, out):
     elif request["what"] == "run":
         s.before(w)
         control.arm(1)
+        over = threading.Timer(LASTS, control.arm, (0,))  # dust_join waits for as long as it lasts
+        over.start()
         s.steps(w)
+        over.cancel()
         control.arm(0)
         s.after(w)
     else:

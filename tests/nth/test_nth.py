@@ -10,9 +10,10 @@ import time
 import pytest
 
 import loop
-from cluster import scaled
+from cluster import SCALE
 
 ALL = os.environ.get("NTH_ALL", "") == "1"
+SECONDS = 3 * SCALE  # for a case; a call more is begun until then
 SEED = os.environ.get("DUST_SEED") or str(time.time_ns() // 1000000)
 
 
@@ -25,7 +26,7 @@ def the_loop(tmp_path_factory):
 
 @pytest.mark.parametrize("scenario, kind, mode", loop.cases())
 def test_nth(the_loop, scenario, kind, mode):
-    s = the_loop.run(scenario, kind, mode, budget=0 if ALL else scaled(4, 2), seed=SEED)
+    s = the_loop.run(scenario, kind, mode, budget=0 if ALL else 20, seed=SEED, seconds=1e9 if ALL else SECONDS)
     print("%s, %s, %s: %s; DUST_SEED=%s" % (scenario, kind, mode, s, SEED))
     assert not s.wrong, "%s; DUST_SEED=%s:\n%s" % (s, SEED, "\n".join(s.wrong[:5]))
     assert s.failed > 0
