@@ -39,7 +39,9 @@ BUILDS = {
         "preload": "libtsan.so",
     },
 }
-LIMIT = {"unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400, "crash": 400, "nth": 600, "faults": 600}  # s, one run
+LIMIT = {  # seconds, one run
+    "unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400, "crash": 400, "nth": 600, "faults": 600,
+}
 MUTATIONS = 20000  # of the corpus of a fuzz target
 
 started = time.monotonic()

@@ -1,4 +1,4 @@
-/* Lets the nth call of a kind fail: for the tests of tests/nth (runner.py), loaded into a program that has loaded libdust.
+/* Lets the nth call of a kind fail: for the tests of tests/nth (runner.py), loaded into a program that has libdust.
  *
  * nth_setup() puts itself between four libraries and what they call, by their tables of imported functions: so it is
  * known who calls, nobody else's calls are met, and it works with a sanitizer's runtime as well as without. From then
@@ -247,7 +247,8 @@ WRAP(int, fcntl64, DISK, (int fd, int command, long arg), (fd, command, arg),
     (command == F_SETLK || command == F_GETLK) && FD_WHOLE, FAIL(ENOLCK, -1))
 WRAP(int, scandir64, DISK, (const char *path, void *list, void *filter, void *compare), (path, list, filter, compare),
     PATH_WHOLE, FAIL(EMFILE, -1))
-WRAP(ssize_t, writev, DISK, (int fd, const struct iovec *v, int n), (fd, v, n), fd_ours(fd), SHORT_OR(EIO, real_writev(fd, v, n)))
+WRAP(ssize_t, writev, DISK, (int fd, const struct iovec *v, int n), (fd, v, n), fd_ours(fd),
+    SHORT_OR(EIO, real_writev(fd, v, n)))
 WRAP(int, open64, DISK, (const char *path, int flags, mode_t mode), (path, flags, mode), PATH_WHOLE, FAIL(EMFILE, -1))
 WRAP(void *, mmap64, DISK, (void *p, size_t n, int prot, int flags, int fd, off_t at), (p, n, prot, flags, fd, at),
     FD_WHOLE, FAIL(ENOMEM, MAP_FAILED))
@@ -314,14 +315,16 @@ static const struct import {
     void **real;
     void *wrapper[N_LIBS];
 } imports[] = {
-#define X(name) {#name, (void **)&real_##name, {(void *)name##_DUST, (void *)name##_RAFT, (void *)name##_UV, (void *)name##_SQLITE}},
-    X(malloc) X(calloc) X(realloc) X(strdup) X(strndup) X(posix_memalign) X(aligned_alloc) X(raft_malloc)
-    X(nn_allocmsg) X(pwrite) X(pwrite64) X(write) X(pread) X(pread64) X(read) X(fsync) X(fdatasync) X(ftruncate64)
-    X(truncate64) X(fallocate64) X(posix_fallocate) X(posix_fallocate64) X(rename) X(unlink) X(rmdir) X(mkdir) X(fchmod)
-    X(stat64) X(fgets) X(fcntl64) X(scandir64) X(writev) X(fopen64) X(opendir) X(open64) X(mmap64) X(eventfd) X(syscall) X(socket) X(bind) X(nn_socket) X(nn_bind) X(nn_connect)
-    X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl) X(getsockname) X(uv_loop_init) X(uv_async_init)
-    X(uv_poll_init) X(uv_poll_start) X(pthread_create) X(raft_apply) X(raft_barrier) X(raft_add) X(raft_assign)
-    X(raft_remove) X(raft_transfer) X(raft_configuration_add)
+#define X(name)                                                                                                        \
+    {#name, (void **)&real_##name,                                                                                     \
+        {(void *)name##_DUST, (void *)name##_RAFT, (void *)name##_UV, (void *)name##_SQLITE}},
+    X(malloc) X(calloc) X(realloc) X(strdup) X(strndup) X(posix_memalign) X(aligned_alloc) X(raft_malloc) X(nn_allocmsg)
+    X(pwrite) X(pwrite64) X(write) X(pread) X(pread64) X(read) X(fsync) X(fdatasync) X(ftruncate64) X(truncate64)
+    X(fallocate64) X(posix_fallocate) X(posix_fallocate64) X(rename) X(unlink) X(rmdir) X(mkdir) X(fchmod) X(stat64)
+    X(fgets) X(fcntl64) X(scandir64) X(writev) X(fopen64) X(opendir) X(open64) X(mmap64) X(eventfd) X(syscall) X(socket)
+    X(bind) X(nn_socket) X(nn_bind) X(nn_connect) X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl)
+    X(getsockname) X(uv_loop_init) X(uv_async_init) X(uv_poll_init) X(uv_poll_start) X(pthread_create) X(raft_apply)
+    X(raft_barrier) X(raft_add) X(raft_assign) X(raft_remove) X(raft_transfer) X(raft_configuration_add)
 #undef X
 };
 

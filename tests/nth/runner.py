@@ -1,12 +1,14 @@
 """Runs scenarios with one call failing, each in a forked child: for test_nth.py.
 
-Reads requests as JSON lines: {"scenario", "dir", "lib", "nth", "control", "kinds", "libs", "mode", "n", "limit"}. The
-extension and the injector (nth.c) are loaded once; each request is served by a child, which
+Reads requests as JSON lines, the first one with the paths of the library, of the injector (nth.c) and of its control
+file, which are loaded once. Each of the others names a scenario and a folder, and is served by a child. "make": it makes
+the files that runs begin with. "run": it
     1. does what the scenario does beforehand,
     2. arms the injector and does the steps, each of which may fail, with an error that says so,
-    3. disarms it (after LASTS seconds even if a step still waits) and checks: everything goes on, what was acknowledged is there once, what was refused is not,
-and ends. Then another child opens what is left on disk. The answer: {"met", "failed", "call", "wrong": [texts],
-"status"}; "wrong" is empty if all is as it should be.
+    3. disarms it (after LASTS seconds even if a step still waits) and checks: everything goes on, what was acknowledged
+       is there once, what was refused is not,
+and ends, without closing anything. "look": it opens what a run has left on disk, and checks the same. The answer has
+what nth.c says came of it, and "wrong", a list of texts: empty if all is as it should be.
 
 All members of a scenario are in one process.
 """
@@ -376,8 +378,8 @@ def child(request, control, out):
 
 def stacks(pid):
     """A line for each thread that may be of interest: what it is in, innermost first."""
-    p = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 24"], capture_output=True, text=True,
-                       stdin=subprocess.DEVNULL)
+    p = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 24"], capture_output=True,
+                       text=True, stdin=subprocess.DEVNULL)
     threads = []
     for line in p.stdout.splitlines():
         if line.startswith("Thread"):
