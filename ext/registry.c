@@ -101,14 +101,21 @@ static void at_exit(void)
     }
 }
 
-static struct hosted *enlist(struct database *db, struct node *node)
+/* Made before the member is started: from then on nothing may fail. */
+static struct hosted *hosted_new(struct err *e)
 {
     struct hosted *h = calloc(1, sizeof *h);
-    struct node_view view;
 
     if (h == NULL) {
-        return NULL;
+        err_set(e, DUST_NOMEM, "out of memory");
     }
+    return h;
+}
+
+static void enlist(struct hosted *h, struct database *db, struct node *node)
+{
+    struct node_view view;
+
     h->db = db;
     h->node = node;
     node_view(node, &view);
@@ -122,7 +129,6 @@ static struct hosted *enlist(struct database *db, struct node *node)
         atexit(at_exit);
     }
     pthread_mutex_unlock(&registry.list);
-    return h;
 }
 
 static int own_address(const char *text, struct address *a, struct err *e)
@@ -258,6 +264,7 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
 {
     struct node_options opt = {.mode = NODE_RESUME, .election_ms = o->election_ms};
     struct database_content content;
+    struct hosted *h = NULL;
     struct database *db;
     struct node *node;
     struct address a;
@@ -310,15 +317,20 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
     if (rv == DUST_OK && opt.mode == NODE_BOOTSTRAP) {
         rv = database_sums_open(db, &content.id, 0, e); /* made when the marks are */
     }
+    if (rv == DUST_OK && (h = hosted_new(e)) == NULL) {
+        rv = DUST_NOMEM;
+    }
     if (rv == DUST_OK) {
         rv = node_start(&node, db, &opt, e);
     }
     if (rv != DUST_OK) {
         goto fail;
     }
-    *out = enlist(db, node);
-    return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+    enlist(h, db, node);
+    *out = h;
+    return DUST_OK;
 fail:
+    free(h);
     database_free(db);
     return rv;
 }
@@ -348,6 +360,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
 {
     struct node_options opt = {.mode = NODE_BOOTSTRAP, .election_ms = o->election_ms};
     struct database_content content;
+    struct hosted *h = NULL;
     struct database *db = NULL;
     struct node *node;
     struct address bind, advertise;
@@ -389,16 +402,21 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     if (rv == DUST_OK) {
         rv = database_sums_open(db, &opt.self.cluster, 0, e); /* made when the marks are */
     }
+    if (rv == DUST_OK && (h = hosted_new(e)) == NULL) {
+        rv = DUST_NOMEM;
+    }
     if (rv == DUST_OK) {
         rv = node_start(&node, db, &opt, e);
     }
     if (rv != DUST_OK) {
         goto fail;
     }
-    *out = enlist(db, node);
-    return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+    enlist(h, db, node);
+    *out = h;
+    return DUST_OK;
 fail:
     undone = db == NULL || opt.n_pages == 0 || unmark(db);
+    free(h);
     database_free(db);
     if (undone) {
         folder_remove(path);
@@ -431,6 +449,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     struct node_options opt = {.mode = NODE_JOIN, .election_ms = o->election_ms, .standby = o->standby,
         .join_timeout_ms = 15000};
     struct database_content content;
+    struct hosted *h = NULL;
     struct database *db = NULL;
     struct node *node;
     struct address bind, advertise;
@@ -467,13 +486,16 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     }
     opt.self.role = o->standby ? MEMBER_STANDBY : MEMBER_VOTER;
     opt.self.starts = 1;
-    rv = node_start(&node, db, &opt, e);
+    h = hosted_new(e);
+    rv = h != NULL ? node_start(&node, db, &opt, e) : DUST_NOMEM;
     if (rv != DUST_OK) {
         goto fail;
     }
-    *out = enlist(db, node);
-    return *out != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+    enlist(h, db, node);
+    *out = h;
+    return DUST_OK;
 fail:
+    free(h);
     database_free(db);
     folder_remove(path);
     return rv;

@@ -18,6 +18,9 @@
 #include "raft/segments.h"
 #include "raft/torn.h"
 
+#define STACK_BYTES 16384u
+#define RESERVED 16u
+
 struct append_req {
     struct raft_io_append req;
     struct raft_io_append *theirs;
@@ -37,6 +40,39 @@ struct put_req {
     struct node *node;
     raft_index installs; /* it takes the place of the log, up to here; 0: it does not */
 };
+
+/* libraft does not survive that an append cannot be begun. So there is memory for as many as follow each other while
+ * there is none to be had; and for the one snapshot_put that may be under way. */
+struct reserve {
+    struct append_req appends[RESERVED];
+    bool used[RESERVED];
+    struct put_req put;
+};
+
+static struct append_req *append_req_new(struct node *n)
+{
+    struct append_req *a = calloc(1, sizeof *a);
+
+    for (unsigned i = 0; a == NULL && i < RESERVED; i++) {
+        if (!n->io.reserve->used[i]) {
+            n->io.reserve->used[i] = true;
+            a = &n->io.reserve->appends[i];
+            memset(a, 0, sizeof *a);
+        }
+    }
+    return a;
+}
+
+static void append_req_free(struct node *n, struct append_req *a)
+{
+    for (unsigned i = 0; i < RESERVED; i++) {
+        if (a == &n->io.reserve->appends[i]) {
+            n->io.reserve->used[i] = false;
+            return;
+        }
+    }
+    free(a);
+}
 
 struct node *io_node(struct raft_io *raft_io)
 {
@@ -264,7 +300,7 @@ static void on_append(struct raft_io_append *req, int status)
         }
     }
     a->cb(a->theirs, status);
-    free(a);
+    append_req_free(n, a);
     guard_release(&n->io.guard, deliver, n);
 }
 
@@ -338,6 +374,16 @@ static int check_segments(struct node *n, struct err *e)
     return rv == DUST_OK ? promise_check_log(&n->promise, n->db->dir, last, e) : rv == DUST_VERSION ? DUST_OK : rv;
 }
 
+/* When its folder cannot be listed, libraft frees two pointers that it has not set: what lies on the stack. */
+static __attribute__((noinline)) void clean_stack(void)
+{
+    volatile uint8_t below[STACK_BYTES];
+
+    for (size_t i = 0; i < sizeof below; i++) {
+        below[i] = 0;
+    }
+}
+
 /* Where app.db stands in the log has to be known before libraft applies anything, which raft_start may do already. */
 static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
@@ -349,6 +395,7 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     if (check_segments(n, e) != DUST_OK) {
         return RAFT_CORRUPT;
     }
+    clean_stack();
     rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
     if (rv != 0) {
         return rv;
@@ -369,7 +416,7 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     unsigned n_entries, raft_io_append_cb cb)
 {
     struct node *n = io_node(raft_io);
-    struct append_req *a = calloc(1, sizeof *a);
+    struct append_req *a = append_req_new(n);
 
     if (a == NULL) {
         return RAFT_NOMEM;
@@ -424,7 +471,6 @@ static void on_put(struct raft_io_snapshot_put *req, int status)
         promise_stored(&n->promise, p->installs);
     }
     p->cb(p->theirs, status);
-    free(p);
     guard_release(&n->io.guard, deliver, n);
 }
 
@@ -432,12 +478,9 @@ static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct ra
     const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb)
 {
     struct node *n = io_node(raft_io);
-    struct put_req *p = calloc(1, sizeof *p);
+    struct put_req *p = &n->io.reserve->put; /* one at a time */
     int rv;
 
-    if (p == NULL) {
-        return RAFT_NOMEM;
-    }
     p->theirs = req;
     p->cb = cb;
     p->node = n;
@@ -452,7 +495,6 @@ static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct ra
     rv = n->io.snapshot_put(raft_io, trailing, &p->req, snapshot, on_put);
     if (rv != 0) {
         if (guard_put_done(&n->io.guard, rv)) {
-            free(p);
             return rv;
         }
         n->io.kept_put = p;
@@ -517,6 +559,10 @@ int io_init(struct node *n, struct err *e)
     }
     n->io.transport = (struct raft_uv_transport){
         .data = n, .init = t_init, .listen = t_listen, .connect = t_connect, .close = t_close};
+    n->io.reserve = calloc(1, sizeof *n->io.reserve);
+    if (n->io.reserve == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
     rv = raft_uv_init(io, &n->loop, dir, &n->io.transport);
     if (rv != 0) {
         return err_set(e, DUST_IO, "cannot use %s for the log: %s", dir, io->errmsg);
@@ -555,12 +601,11 @@ static void cancel_all(struct node *n)
 
         n->io.appends = a->older;
         a->cb(a->theirs, RAFT_CANCELED);
-        free(a);
+        append_req_free(n, a);
     }
     n->io.kept_put = NULL;
     if (p != NULL) {
         p->cb(p->theirs, RAFT_CANCELED);
-        free(p);
     }
 }
 
@@ -577,4 +622,6 @@ void io_close_done(struct node *n)
         raft_uv_close(&n->io.raft_io);
         n->io.raft_io_open = false;
     }
+    free(n->io.reserve);
+    n->io.reserve = NULL;
 }

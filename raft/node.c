@@ -407,7 +407,8 @@ static void run_loop(struct node *n)
     struct err e;
 
     if (start_on_loop(n, &e) != DUST_OK) {
-        if (n->again.tries != 0 && (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS)) {
+        if ((n->again.tries != 0 || n->up) &&
+            (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS || e.code == DUST_NOMEM)) {
             again_later(n, &e);
         } else {
             node_fail(n, &e);
@@ -506,6 +507,7 @@ static void node_free(struct node *n)
 {
     read_deinit(n);
     submit_deinit(n);
+    send_deinit(n);
     fsm_deinit(n);
     promise_close(&n->promise);
     pthread_cond_destroy(&n->cond);
@@ -537,6 +539,9 @@ int node_start(struct node **out, struct database *db, const struct node_options
     pthread_mutex_init(&n->mutex, NULL);
     cond_init_monotonic(&n->cond);
     rv = submit_init(n, e);
+    if (rv == DUST_OK) {
+        rv = send_init(n, e);
+    }
     if (rv != DUST_OK) {
         goto fail;
     }

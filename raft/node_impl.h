@@ -68,6 +68,7 @@ struct io {
     uint64_t refused;     /* messages that were garbage, or not for us */
     raft_index cut_index; /* leave out the log from here on when it is loaded; 0: nothing */
     struct append_req *appends; /* not given back to libraft yet, newest first */
+    struct reserve *reserve;    /* memory for when there is none */
     struct append_req *delayed, **delayed_tail; /* to be written by io_write_now, oldest first */
     bool delaying;
     raft_index noticed; /* the commit index when `notice` was last started */
@@ -298,6 +299,7 @@ struct node {
     struct give give;
     struct transfer *transfer;
     uint64_t fetches; /* sessions begun as a receiver */
+    struct send_req *send_reserve;
     struct repair repair;
     struct idle idle;
     struct vid noted; /* what `member` on disk says app.db is at, or was brought to */
@@ -354,6 +356,8 @@ int node_begin_raft(struct node *n, struct err *e);
 int node_accept(struct node *n, struct err *e); /* the log and app.db have been found to belong together */
 
 /* send.c */
+int send_init(struct node *n, struct err *e);
+void send_deinit(struct node *n);
 int send_message(struct raft_io *raft_io, struct raft_io_send *req, const struct raft_message *message,
     raft_io_send_cb cb); /* raft_io.send */
 void send_note(struct node *n, const char *address, raft_id to, const struct note *note);

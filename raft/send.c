@@ -13,6 +13,7 @@
 #define PART_ENTRIES 1024
 #define PART_BYTES ((size_t)1 << 20)
 #define NOTICE_DELAY_MS 1
+#define RESERVED 256u /* messages of a turn of the loop while there is no memory */
 
 struct send_req {
     struct node *node;
@@ -22,6 +23,43 @@ struct send_req {
     int status;
     struct job job; /* to complete it from a later turn, when nothing was sent */
 };
+
+int send_init(struct node *n, struct err *e)
+{
+    n->send_reserve = calloc(RESERVED, sizeof *n->send_reserve);
+    return n->send_reserve != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
+}
+
+void send_deinit(struct node *n)
+{
+    free(n->send_reserve);
+}
+
+/* There is no way to tell libraft of a request without memory to remember it. So there is some beforehand: without
+ * memory nothing leaves, and all of a turn are completed at its end. */
+static struct send_req *send_req_new(struct node *n)
+{
+    struct send_req *s;
+
+    do {
+        s = calloc(1, sizeof *s);
+        for (unsigned i = 0; s == NULL && i < RESERVED; i++) {
+            s = n->send_reserve[i].node == NULL ? &n->send_reserve[i] : NULL;
+        }
+    } while (s == NULL);
+    memset(s, 0, sizeof *s);
+    s->node = n;
+    return s;
+}
+
+static void send_req_free(struct send_req *s)
+{
+    if (s >= s->node->send_reserve && s < s->node->send_reserve + RESERVED) {
+        s->node = NULL;
+    } else {
+        free(s);
+    }
+}
 
 static void head_for(struct node *n, raft_id to, struct wire_head *h)
 {
@@ -42,7 +80,7 @@ static void finish_send(struct send_req *s, int status)
         if (s->cb != NULL && s->node->raft_open && !s->node->raft_closed) {
             s->cb(s->theirs, s->status);
         }
-        free(s);
+        send_req_free(s);
     }
 }
 
@@ -110,14 +148,10 @@ int send_message(
 {
     struct node *n = io_node(raft_io);
     struct raft_message m = *message;
-    struct send_req *s = calloc(1, sizeof *s);
+    struct send_req *s = send_req_new(n);
     struct guard_split split;
     struct raft_append_entries part;
 
-    while (s == NULL) {
-        s = calloc(1, sizeof *s); /* there is no way to report this to libraft that it survives */
-    }
-    s->node = n;
     s->theirs = req;
     s->cb = cb;
     s->parts = 1; /* ours, until all parts are on their way */

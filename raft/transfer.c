@@ -192,11 +192,15 @@ bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const
 {
     struct transfer *t = state_of(n);
 
-    if (t == NULL || m->install_snapshot.term < n->raft.current_term) {
+    if (m->install_snapshot.term < n->raft.current_term) {
         return false; /* libraft rejects it */
     }
     if (m->install_snapshot.last_index <= n->raft.last_applied || m->install_snapshot.last_index <= n->fsm.skip_until) {
         return false; /* app.db has all of it */
+    }
+    if (t == NULL) {
+        free_held(m); /* no memory: the leader asks again */
+        return true;
     }
     if (t->state != IDLE) {
         if (t->held.install_snapshot.last_index == m->install_snapshot.last_index && t->from == from) {

@@ -77,6 +77,8 @@ static int read_unchecked(void *ctx, void *buf, uint32_t n, uint64_t offset)
 
     if (rc == SQLITE_IOERR_SHORT_READ) {
         rc = SQLITE_OK; /* the rest has been zeroed */
+    } else if (rc != SQLITE_OK) {
+        rc = SQLITE_IOERR_READ; /* for some of its extended codes SQLite says "malformed", and nobody has seen the page */
     }
     if (rc == SQLITE_OK && offset < HEADER_SIZE) {
         mark_hide(buf, (size_t)offset, n);
@@ -491,7 +493,9 @@ int file_open(struct sqlite_lib *lib, struct database *db, int consistency, cons
     }
     f->real = (sqlite3_file *)((char *)memory + FILE_OWN_SIZE);
     memset(f->real, 0, (size_t)lib->base->szOsFile);
-    rc = lib->base->xOpen(lib->base, name, f->real, flags, out_flags);
+    /* A file that cannot be opened for writing just now is opened for reading only. That is enough here: it is the member
+     * that writes to it. */
+    rc = lib->base->xOpen(lib->base, name, f->real, flags, NULL);
     if (rc != SQLITE_OK) {
         if (f->real->pMethods != NULL) {
             f->real->pMethods->xClose(f->real);
@@ -505,6 +509,9 @@ int file_open(struct sqlite_lib *lib, struct database *db, int consistency, cons
     f->pager_known = true; /* a new pager: its cache is empty */
     if (consistency >= 0) {
         f->consistency = consistency;
+    }
+    if (out_flags != NULL) {
+        *out_flags = flags;
     }
     memory->pMethods = &f->methods.m;
     return SQLITE_OK;

@@ -1,4 +1,4 @@
-/* Lets the nth call of a kind fail: for the tests of tests/nth (runner.py), loaded into a program that has loaded libdust.
+/* Lets the nth call of a kind fail: for the tests of tests/nth (runner.py), loaded into a program that has libdust.
  *
  * nth_setup() puts itself between four libraries and what they call, by their tables of imported functions: so it is
  * known who calls, nobody else's calls are met, and it works with a sanitizer's runtime as well as without. From then
@@ -12,14 +12,14 @@
  * and says what came of it: how many were met, how many failed, and the stack of the first that did. With n = 0 it
  * keeps a hash of the stack of each call, so that the test can choose calls from different places.
  *
- * Of files only those in `dir` count, and of io_submit(2) what libraft calls through syscall(2). */
-#define _GNU_SOURCE
+ * Of files only those in `dir` count, and the asynchronous writes that libraft makes through syscall(2). */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <link.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -33,6 +33,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #if defined __aarch64__
@@ -239,11 +240,42 @@ WRAP(int, mkdir, DISK, (const char *path, mode_t mode), (path, mode), PATH_WHOLE
 WRAP(int, fchmod, DISK, (int fd, mode_t mode), (fd, mode), FD_WHOLE, FAIL(EIO, -1))
 WRAP(FILE *, fopen64, DISK, (const char *path, const char *mode), (path, mode), PATH_WHOLE, FAIL(EMFILE, NULL))
 WRAP(DIR *, opendir, DISK, (const char *path), (path), PATH_WHOLE, FAIL(EMFILE, NULL))
+WRAP(int, stat64, DISK, (const char *path, void *st), (path, st), PATH_WHOLE, FAIL(EIO, -1))
+WRAP(char *, fgets, DISK, (char *s, int n, FILE *f), (s, n, f), fd_ours(fileno(f)) && control->mode != SHORT,
+    FAIL(EIO, NULL))
+WRAP(int, fcntl64, DISK, (int fd, int command, long arg), (fd, command, arg),
+    (command == F_SETLK || command == F_GETLK) && FD_WHOLE, FAIL(ENOLCK, -1))
+WRAP(int, scandir64, DISK, (const char *path, void *list, void *filter, void *compare), (path, list, filter, compare),
+    PATH_WHOLE, FAIL(EMFILE, -1))
+WRAP(ssize_t, writev, DISK, (int fd, const struct iovec *v, int n), (fd, v, n), fd_ours(fd),
+    SHORT_OR(EIO, real_writev(fd, v, n)))
 WRAP(int, open64, DISK, (const char *path, int flags, mode_t mode), (path, flags, mode), PATH_WHOLE, FAIL(EMFILE, -1))
 WRAP(void *, mmap64, DISK, (void *p, size_t n, int prot, int flags, int fd, off_t at), (p, n, prot, flags, fd, at),
     FD_WHOLE, FAIL(ENOMEM, MAP_FAILED))
+WRAP(int, eventfd, DISK, (unsigned first, int flags), (first, flags), control->mode != SHORT, FAIL(EMFILE, -1))
+
+static long (*real_syscall)(long, long, long, long, long, long, long);
+
+/* libraft's asynchronous writes: they fail when they end. That they cannot be begun means no more than that the kernel
+ * has no place for them just now. */
+static long io_getevents_failing(long ctx, long least, long most, struct io_event *events, long timeout)
+{
+    long n = real_syscall(SYS_io_getevents, ctx, least, most, (long)events, timeout, 0);
+
+    for (long i = 0; i < n; i++) {
+        events[i].res = control->mode == SHORT ? events[i].res / 2 : -code(EIO);
+    }
+    return n;
+}
+
+static bool syscall_counts(long no)
+{
+    return no == SYS_io_getevents || ((no == SYS_io_submit || no == SYS_io_setup) && control->mode != SHORT);
+}
+
 WRAP(long, syscall, DISK, (long no, long a, long b, long c, long d, long e, long f), (no, a, b, c, d, e, f),
-    no == SYS_io_submit && control->mode != SHORT, FAIL(EIO, -1))
+    syscall_counts(no),
+    if (no == SYS_io_getevents) return io_getevents_failing(a, b, c, (struct io_event *)d, e); FAIL(EAGAIN, -1))
 
 WRAP(int, socket, NETWORK, (int domain, int type, int protocol), (domain, type, protocol), true, FAIL(EMFILE, -1))
 WRAP(int, bind, NETWORK, (int fd, const struct sockaddr *a, socklen_t n), (fd, a, n), true, FAIL(EADDRINUSE, -1))
@@ -258,6 +290,7 @@ WRAP(int, nn_getsockopt, NETWORK, (int s, int level, int option, void *v, size_t
     FAIL(EBADF, -1))
 WRAP(int, epoll_ctl, NETWORK, (int ep, int op, int fd, void *event), (ep, op, fd, event), true, FAIL(ENOMEM, -1))
 
+WRAP(int, getsockname, NETWORK, (int fd, void *a, void *n), (fd, a, n), true, FAIL(ENOBUFS, -1))
 WRAP(int, uv_loop_init, LOOP, (void *loop), (loop), true, return -EMFILE)
 WRAP(int, uv_async_init, LOOP, (void *loop, void *h, void *cb), (loop, h, cb), true, return -EMFILE)
 WRAP(int, uv_poll_init, LOOP, (void *loop, void *h, int fd), (loop, h, fd), true, return -ENOMEM)
@@ -282,14 +315,16 @@ static const struct import {
     void **real;
     void *wrapper[N_LIBS];
 } imports[] = {
-#define X(name) {#name, (void **)&real_##name, {(void *)name##_DUST, (void *)name##_RAFT, (void *)name##_UV, (void *)name##_SQLITE}},
-    X(malloc) X(calloc) X(realloc) X(strdup) X(strndup) X(posix_memalign) X(aligned_alloc) X(raft_malloc)
-    X(nn_allocmsg) X(pwrite) X(pwrite64) X(write) X(pread) X(pread64) X(read) X(fsync) X(fdatasync) X(ftruncate64)
-    X(truncate64) X(fallocate64) X(posix_fallocate) X(posix_fallocate64) X(rename) X(unlink) X(rmdir) X(mkdir) X(fchmod)
-    X(fopen64) X(opendir) X(open64) X(mmap64) X(syscall) X(socket) X(bind) X(nn_socket) X(nn_bind) X(nn_connect)
-    X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl) X(uv_loop_init) X(uv_async_init)
-    X(uv_poll_init) X(uv_poll_start) X(pthread_create) X(raft_apply) X(raft_barrier) X(raft_add) X(raft_assign)
-    X(raft_remove) X(raft_transfer) X(raft_configuration_add)
+#define X(name)                                                                                                        \
+    {#name, (void **)&real_##name,                                                                                     \
+        {(void *)name##_DUST, (void *)name##_RAFT, (void *)name##_UV, (void *)name##_SQLITE}},
+    X(malloc) X(calloc) X(realloc) X(strdup) X(strndup) X(posix_memalign) X(aligned_alloc) X(raft_malloc) X(nn_allocmsg)
+    X(pwrite) X(pwrite64) X(write) X(pread) X(pread64) X(read) X(fsync) X(fdatasync) X(ftruncate64) X(truncate64)
+    X(fallocate64) X(posix_fallocate) X(posix_fallocate64) X(rename) X(unlink) X(rmdir) X(mkdir) X(fchmod) X(stat64)
+    X(fgets) X(fcntl64) X(scandir64) X(writev) X(fopen64) X(opendir) X(open64) X(mmap64) X(eventfd) X(syscall) X(socket)
+    X(bind) X(nn_socket) X(nn_bind) X(nn_connect) X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl)
+    X(getsockname) X(uv_loop_init) X(uv_async_init) X(uv_poll_init) X(uv_poll_start) X(pthread_create) X(raft_apply)
+    X(raft_barrier) X(raft_add) X(raft_assign) X(raft_remove) X(raft_transfer) X(raft_configuration_add)
 #undef X
 };
 

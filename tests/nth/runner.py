@@ -1,12 +1,14 @@
 """Runs scenarios with one call failing, each in a forked child: for test_nth.py.
 
-Reads requests as JSON lines: {"scenario", "dir", "lib", "nth", "control", "kinds", "libs", "mode", "n", "limit"}. The
-extension and the injector (nth.c) are loaded once; each request is served by a child, which
+Reads requests as JSON lines, the first one with the paths of the library, of the injector (nth.c) and of its control
+file, which are loaded once. Each of the others names a scenario and a folder, and is served by a child. "make": it makes
+the files that runs begin with. "run": it
     1. does what the scenario does beforehand,
     2. arms the injector and does the steps, each of which may fail, with an error that says so,
-    3. disarms it and checks: everything goes on, what was acknowledged is there once, what was refused is not,
-and ends. Then another child opens what is left on disk. The answer: {"met", "failed", "call", "wrong": [texts],
-"status"}; "wrong" is empty if all is as it should be.
+    3. disarms it (after LASTS seconds even if a step still waits) and checks: everything goes on, what was acknowledged
+       is there once, what was refused is not,
+and ends, without closing anything. "look": it opens what a run has left on disk, and checks the same. The answer has
+what nth.c says came of it, and "wrong", a list of texts: empty if all is as it should be.
 
 All members of a scenario are in one process.
 """
@@ -14,6 +16,7 @@ import ctypes
 import json
 import mmap
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,9 +24,11 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 
-PATIENCE = 40  # seconds until everything has to go on again
+PATIENCE = 25  # seconds until everything has to go on again
+LASTS = 5  # seconds, what is made to fail from one call on; less if the steps are over before
 NEVER = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_MISUSE", "SQLITE_INTERNAL")
 
 
@@ -31,6 +36,10 @@ class Control:
     """struct control of nth.c."""
 
     HEAD = struct.Struct("<6I3Q32s256s")
+    FRAME = struct.Struct("<IIQ48s")
+    FRAMES = 16
+    CALLS_KEPT = 65536
+    LIBS = ("dust", "raft", "uv", "sqlite3")
 
     def __init__(self, path):
         with open(path, "wb") as f:
@@ -47,7 +56,19 @@ class Control:
 
     def get(self):
         v = self.HEAD.unpack(self.map[:self.HEAD.size])
-        return {"met": v[7], "failed": v[8], "call": v[9].split(b"\0")[0].decode()}
+        at = self.HEAD.size
+        stack = []
+        for i in range(v[5]):
+            lib, _, offset, name = self.FRAME.unpack(self.map[at:at + self.FRAME.size])
+            stack.append("%s+%#x" % (self.LIBS[lib], offset))
+            at += self.FRAME.size
+        return {"met": v[7], "failed": v[8], "call": v[9].split(b"\0")[0].decode(), "stack": " ".join(stack[:8])}
+
+    def calls(self):
+        """A hash of the stack of each call."""
+        at = self.HEAD.size + self.FRAMES * self.FRAME.size
+        count = min(self.get()["met"], self.CALLS_KEPT)
+        return list(struct.unpack("<%dQ" % count, self.map[at:at + 8 * count]))
 
 
 class World:
@@ -83,11 +104,19 @@ class World:
                 pass
         return self.conns.get(name)
 
-    def reconnect(self, name):
+    def close(self, name):
         c = self.conns.pop(name, None)
         if c is not None:
             c.close()
-        self.plain_conn(name)
+
+    def as_told(self, name, text):
+        """Deletes the folder, if that is what the text of an error says."""
+        folder = self.path(name) + "-dust"
+        if "delete %s" % folder not in text:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        self.close(name)
+        return True
 
     def is_member(self, name):
         try:
@@ -137,8 +166,9 @@ class World:
 
     def why(self, name):
         try:
-            return dict(self.conn(name).execute("SELECT name, value FROM dust_status WHERE name IN "
-                                                "('role', 'failure', 'last_error', 'connection_error')").fetchall())
+            c = self.conn(name)
+            c.execute("PRAGMA dust_consistency = stale")
+            return dict(c.execute("SELECT name, value FROM dust_status").fetchall())
         except sqlite3.Error as e:
             return str(e)
 
@@ -231,7 +261,14 @@ class Start(One):
             w.insert("a")
 
     def after(self, w):
-        w.reconnect("a") # what could not be undone is finished by opening
+        w.close("a")
+        try:
+            if os.path.isdir(w.path("a") + "-dust"):
+                w.conn("a")  # what could not be undone is finished by opening
+        except sqlite3.Error as e:
+            if not w.as_told("a", str(e)):
+                raise
+        w.plain_conn("a")
         if not w.is_member("a"):
             w.conns["a"].execute("SELECT dust_start(?)", (address(0),))
         super().after(w)
@@ -297,9 +334,10 @@ class Join:
                 text = str(e)
                 if "belongs to member " in text:  # what an earlier try left: done as it says
                     w.step("a", "SELECT dust_remove(%s)" % text.split("belongs to member ")[1].split()[0])
-                elif "-dust" in text and "delete" in text:
-                    shutil.rmtree(w.path("b") + "-dust", ignore_errors=True)
-                    w.conns.pop("b", None)
+                elif "is a member of a cluster already" in text:
+                    w.close("b")
+                else:
+                    w.as_told("b", text)
                 if time.monotonic() > end:
                     w.wrong.append("b cannot join: %s" % text)
                     return
@@ -321,7 +359,10 @@ def child(request, control, out):
     elif request["what"] == "run":
         s.before(w)
         control.arm(1)
+        over = threading.Timer(LASTS, control.arm, (0,))  # dust_join waits for as long as it lasts
+        over.start()
         s.steps(w)
+        over.cancel()
         control.arm(0)
         s.after(w)
     else:
@@ -336,9 +377,19 @@ def child(request, control, out):
 
 
 def stacks(pid):
-    p = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 14"], capture_output=True, text=True,
-                       stdin=subprocess.DEVNULL)
-    return "\n".join(x for x in p.stdout.splitlines() if x.startswith(("#", "Thread")))[:6000]
+    """A line for each thread that may be of interest: what it is in, innermost first."""
+    p = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 24"], capture_output=True,
+                       text=True, stdin=subprocess.DEVNULL)
+    threads = []
+    for line in p.stdout.splitlines():
+        if line.startswith("Thread"):
+            threads.append([])
+        elif line.startswith("#") and threads:
+            m = re.match(r"#\d+ +(?:0x\w+ in )?(\S+) .*?([\w.]+:\d+)?$", line)
+            name = m.group(1) if m else line
+            if not name.startswith(("_Py", "Py", "__futex", "__GI___futex", "__pthread", "___pthread", "cfunction")):
+                threads[-1].append(name + (" " + m.group(2) if m and m.group(2) else ""))
+    return "\n".join(" < ".join(t) for t in threads if not any(x.startswith("uv_cond_wait") for x in t[:2]))[:6000]
 
 
 def serve(request, control):
@@ -394,9 +445,7 @@ def main():
         result = serve(request, control)
         result.update(control.get())
         if request["what"] == "run" and request["n"] == 0:
-            at = 4 * 6 + 8 * 3 + 32 + 256 + 16 * 64
-            count = min(result["met"], 65536)
-            result["calls"] = list(struct.unpack("<%dQ" % count, control.map[at:at + 8 * count]))
+            result["calls"] = control.calls()
         print(json.dumps(result), flush=True)
 
 

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -392,6 +394,56 @@ static void test_other_files_are_not_ours(void **state)
     sqlite3_close(c);
 }
 
+static int open_for_reading_only(const char *p, int flags, int permissions)
+{
+    if ((flags & O_ACCMODE) == O_RDWR && strcmp(p, path) == 0) {
+        errno = EMFILE;
+        return -1;
+    }
+    return open(p, flags, permissions);
+}
+
+static ssize_t read_error(int fd, void *buf, size_t n, off_t offset)
+{
+    (void)fd;
+    (void)buf;
+    (void)n;
+    (void)offset;
+    errno = EIO;
+    return -1;
+}
+
+static void replace_call(const char *name, void (*call)(void))
+{
+    assert_int_equal(lib.base->xSetSystemCall(lib.base, name, call), SQLITE_OK);
+}
+
+static void test_too_many_open_files_make_nothing_read_only(void **state)
+{
+    sqlite3 *a;
+
+    (void)state;
+    replace_call("open", (void (*)(void))open_for_reading_only);
+    a = connection();
+    replace_call("open", NULL);
+    assert_int_equal(run(a, "INSERT INTO t VALUES(2)"), SQLITE_OK);
+    sqlite3_close(a);
+}
+
+static void test_a_page_that_cannot_be_read_is_not_called_malformed(void **state)
+{
+    sqlite3 *a = connection();
+
+    (void)state;
+    replace_call("pread", (void (*)(void))read_error);
+    replace_call("pread64", (void (*)(void))read_error);
+    assert_int_equal(run(a, "SELECT * FROM t"), SQLITE_IOERR_READ);
+    replace_call("pread", NULL);
+    replace_call("pread64", NULL);
+    assert_int_equal(number(a, "SELECT count(*) FROM t"), 1);
+    sqlite3_close(a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -405,6 +457,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_silence_is_an_unknown_outcome, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_the_pragmas_that_are_answered, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_other_files_are_not_ours, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_too_many_open_files_make_nothing_read_only, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_page_that_cannot_be_read_is_not_called_malformed, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
