@@ -196,6 +196,9 @@ static int lock_reserved(struct dfile *f)
     if (!f->by_hook && !BUG(ROW)) {
         int rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
 
+        if (rv == DUST_OK && store_snap_void(f->db->store, &f->snap)) {
+            rv = DUST_VOID;
+        }
         if (rv != DUST_OK) {
             file_pass_turn(f);
             return rv == DUST_VOID ? SQLITE_BUSY_SNAPSHOT : SQLITE_BUSY;
@@ -290,10 +293,15 @@ int file_wait_to_show(struct dfile *f)
 {
     struct head_info head;
     uint64_t seq = f->snap.seq;
+    int rv;
 
     if (seq == 0 && f->has_turn) {
         store_head(f->db->store, &head);
         seq = head.seq;
     }
-    return seq != 0 && !BUG(ROW) ? store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms) : DUST_OK;
+    if (seq == 0 || BUG(ROW)) {
+        return DUST_OK;
+    }
+    rv = store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms);
+    return rv == DUST_OK && f->snap.seq != 0 && store_snap_void(f->db->store, &f->snap) ? DUST_VOID : rv;
 }

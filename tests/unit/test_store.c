@@ -312,6 +312,32 @@ static void a_void_version_takes_its_readers_along(void **state)
     store_unpin(store, &agreed);
 }
 
+static void a_void_version_stays_void(void **state)
+{
+    struct vid id = id_of(7), parent = id_of(0);
+    struct version *v, *voided;
+    struct snap ahead;
+    uint32_t slot, node;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(store_slot_take(store, &slot, NULL), DUST_OK);
+    v = stage(1);
+    store_pin_head(store, slot, &ahead);
+    assert_false(store_snap_void(store, &ahead));
+    assert_int_equal(store_frame_new(store, 1, &node, &e), DUST_OK);
+    assert_int_equal(store_agree(store, &id, &parent, PAGES, &node, 1, 1, &voided, &e), DUST_OK);
+    assert_ptr_equal(voided, v);
+    version_free(v);
+    fold(); /* app.db is at a newer version now */
+    assert_true(store_snap_void(store, &ahead));
+    store_unpin(store, &ahead);
+    store_pin_head(store, slot, &ahead);
+    assert_false(store_snap_void(store, &ahead));
+    store_unpin(store, &ahead);
+    store_slot_give(store, slot);
+}
+
 static void only_on_the_head(void **state)
 {
     struct vid id = id_of(9), wrong = id_of(8), parent = id_of(0);
@@ -364,6 +390,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_version_comes_in_the_middle_of_a_checkpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_reader_of_app_db_in_the_middle_of_a_checkpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_void_version_takes_its_readers_along, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_void_version_stays_void, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_on_the_head, set_up, tear_down),
     };
 
