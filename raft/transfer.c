@@ -47,6 +47,7 @@ struct transfer {
     uint64_t req, asked_ms;
     unsigned tries;
     uint32_t next_pgno;
+    uint64_t agreed_seq; /* our version when this session was begun */
     bool known; /* head and index are */
     struct head_info head;
     raft_index index;
@@ -125,8 +126,9 @@ static void ask(struct node *n)
             break;
         }
         fetch_hash(hashes + (size_t)own * FETCH_HASH_SIZE, t->page, size);
-        if (t->repairing && store_has(n->db->store, t->next_pgno + own)) {
-            memset(hashes + (size_t)own * FETCH_HASH_SIZE, 0, FETCH_HASH_SIZE); /* what lies over it may be damaged */
+        if (store_has(n->db->store, t->next_pgno + own)) {
+            /* what lies over it counts, and that may be another page than both of these, or damaged: have it sent */
+            memset(hashes + (size_t)own * FETCH_HASH_SIZE, 0, FETCH_HASH_SIZE);
         }
     }
     note.data = hashes;
@@ -138,8 +140,11 @@ static void ask(struct node *n)
 static void begin_pulling(struct node *n)
 {
     struct transfer *t = n->transfer;
+    struct head_info agreed;
 
     t->req = n->boot + ++n->fetches; /* never used before, in this start or another one */
+    store_agreed(n->db->store, &agreed);
+    t->agreed_seq = agreed.seq;
     t->known = false;
     t->next_pgno = 1;
     t->n = 0;
@@ -390,9 +395,15 @@ static void all_pulled(struct node *n)
 {
     struct transfer *t = n->transfer;
     struct member self = n->self;
+    struct head_info agreed;
     struct err e;
     int rv;
 
+    store_agreed(n->db->store, &agreed);
+    if (agreed.seq != t->agreed_seq) {
+        begin_pulling(n); /* entries were applied meanwhile: a page that was equal may not be so any more */
+        return;
+    }
     self.file_version = t->head.id;
     self.file_index = t->head.index;
     rv = member_save(n->db->dir, &self, &e);
