@@ -323,10 +323,10 @@ static void folded(uv_work_t *work, int status)
         stop_receiving(n, true);
         return;
     }
-    if (t->empty) {
+    if (t->empty) { /* else entries have been applied on top of it since adopt_version */
         store_rebase(n->db->store, &t->head);
+        fsm_adopt(n, &t->head);
     }
-    fsm_adopt(n, &t->head);
     atomic_store(&n->db->damaged, 0);
     if (t->repairing) {
         report(&n->db->report, DUST_OK, "this member's database is repaired: what differed from %s was fetched", t->address);
