@@ -373,6 +373,8 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
 /* Put into effect the entries beyond what app.db has, agreed or not; *count: of transactions. For salvage.c. */
 int fsm_replay(struct node *n, raft_index start, const struct raft_entry *entries, size_t n_entries, uint64_t *count,
     struct err *e);
+/* Note in *m that app.db is brought to this version; it may be at what was noted before for a while yet. */
+void fsm_note(struct node *n, struct member *m, const struct vid *id, raft_index index);
 void fsm_adopt(struct node *n, const struct head_info *head); /* app.db was replaced by a transfer */
 
 /* submit.c */

@@ -404,8 +404,7 @@ static void all_pulled(struct node *n)
         begin_pulling(n); /* entries were applied meanwhile: a page that was equal may not be so any more */
         return;
     }
-    self.file_version = t->head.id;
-    self.file_index = t->head.index;
+    fsm_note(n, &self, &t->head.id, t->head.index);
     rv = member_save(n->db->dir, &self, &e);
     if (rv == DUST_OK) {
         n->self = self;
