@@ -204,8 +204,8 @@ void change_copied(struct node *n, const struct wire_head *from, const struct no
 {
     struct err e;
 
-    if (note->num[0] < n->self.starts || !node_knows(n, from->from)) {
-        return; /* of a start before this one */
+    if (note->num[1] != n->boot || !node_knows(n, from->from)) {
+        return; /* of a start before this one, of which something was still under way */
     }
     err_set(&e, DUST_REFUSED,
         "this is a copy, or an older state, of member %llu: %s says that another one was started %llu times, this one %u. "

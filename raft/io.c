@@ -167,6 +167,7 @@ static bool roll_call(struct node *n, const struct wire_head *h)
         "listened to, for number %u has been here",
         (unsigned long long)h->from, h->address, (unsigned)(h->boot >> 32), highest);
     copy.num[0] = highest;
+    copy.num[1] = h->boot;
     send_note(n, h->address, h->from, &copy);
     return false;
 }

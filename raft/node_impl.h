@@ -313,7 +313,7 @@ enum note_kind {
     NOTE_REMOVED,     /* you are not a member */
     NOTE_CONFIRM,     /* see read.c */
     NOTE_CONFIRMED,
-    NOTE_COPY,        /* num0: the receiver has been started that often; it is a copy (starts.h) */
+    NOTE_COPY,        /* num0: the receiver has been started that often; num1: its start that is a copy (starts.h) */
 };
 
 static inline uint64_t node_now(const struct node *n)
