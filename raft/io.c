@@ -214,7 +214,10 @@ void io_receive(void *ctx, void *data, size_t len)
         if (node_is_leader(n) && !node_knows(n, h.from)) {
             struct note gone = {.kind = NOTE_REMOVED};
 
-            send_note(n, h.address, h.from, &gone);
+            /* A removal that is not agreed may be undone yet, and who was told of it does not come back. */
+            if (n->submit.ready && n->raft.configuration_uncommitted_index == 0) {
+                send_note(n, h.address, h.from, &gone);
+            }
             goto drop;
         }
         peers_heard(n->peers, h.address);
