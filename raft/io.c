@@ -252,7 +252,7 @@ static void on_tick(struct raft_io *raft_io)
     struct node *n = io_node(raft_io);
 
     guard_release(&n->io.guard, deliver, n);
-    if (guard_tick(&n->io.guard)) {
+    if (guard_tick(&n->io.guard) && n->state != NODE_FAILED) { /* it applies nothing: somebody else has to lead */
         n->io.tick(raft_io);
     }
 }
