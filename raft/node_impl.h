@@ -138,12 +138,14 @@ struct wish {
     uint64_t held;   /* number of the grant it says it holds */
     uint64_t heard_ms;
     uint64_t clock_ms; /* its own, as it told it */
+    uint64_t echo_ms;  /* ours: it was in our term at some moment after our clock showed this; 0: not known */
 };
 
 struct grant {
     /* as a member */
     raft_term term; /* of the leader that the rest is about */
     bool leader_ready;
+    uint64_t leader_clock_ms; /* as it told it last; 0: not in this term */
     uint64_t number;  /* of the grant that we hold, 0 for none */
     uint64_t offered; /* a grant that waits for its base version to be the head */
     struct vid base;
@@ -238,6 +240,7 @@ struct node {
     struct member self;
     char address[ADDRESS_TEXT_MAX]; /* ours, as others know it */
     uint64_t boot;                  /* of this start (starts.h) */
+    uint64_t started_ms;            /* when; by clock_ms */
     bool accepted;                  /* node_accept has done its work */
     struct starts starts;           /* of the others */
 
