@@ -305,7 +305,7 @@ enum note_kind {
     NOTE_REFUSED,     /* id0 = transaction, id1 = the leader's tail */
     NOTE_TURN_STATE,  /* see grant.c */
     NOTE_TURN_WISH,   /* see grant.c */
-    NOTE_JOIN,        /* text = address of the joiner, num0 = its boot nonce, num1 = standby */
+    NOTE_JOIN,        /* text = address of the joiner, num0 and req = its boot nonce, num1 = standby */
     NOTE_JOIN_REPLY,  /* code, text = reason; num0 id, num1 page size, data = cluster id */
     NOTE_CHANGE,      /* num0 what, num1 member */
     NOTE_CHANGE_REPLY, /* code, text */
