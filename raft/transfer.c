@@ -193,6 +193,16 @@ bool transfer_repair(struct node *n, raft_id from, const char *address)
     return t != NULL && t->state == IDLE && begin_receiving(n, from, address, true);
 }
 
+/* Does app.db hold all up to this entry? A version that was received is in the page store before it is there; were its
+ * snapshot installed meanwhile, nothing would lead to what app.db holds if the power failed. */
+static bool in_app_db(const struct node *n, raft_index index)
+{
+    struct head_info base;
+
+    store_base(n->db->store, &base);
+    return index <= n->fsm.skip_until && (base.index >= index || vid_equal(&base.id, &n->self.file_version));
+}
+
 bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address)
 {
     struct transfer *t = state_of(n);
@@ -200,8 +210,8 @@ bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const
     if (t == NULL || m->install_snapshot.term < n->raft.current_term) {
         return false; /* libraft rejects it */
     }
-    if (m->install_snapshot.last_index <= n->raft.last_applied || m->install_snapshot.last_index <= n->fsm.skip_until) {
-        return false; /* app.db has all of it */
+    if (m->install_snapshot.last_index <= n->raft.last_applied || in_app_db(n, m->install_snapshot.last_index)) {
+        return false;
     }
     if (t->state != IDLE) {
         if (t->held.install_snapshot.last_index == m->install_snapshot.last_index && t->from == from) {
