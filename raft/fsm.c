@@ -413,6 +413,28 @@ static int find_version(struct node *n, struct vid head, const struct vid *want,
     return DUST_OK;
 }
 
+/* The index that goes with the version that app.db is at, as far as it is noted; 0: it is not. */
+static raft_index noted_index(const struct member *m, const struct vid *id)
+{
+    return vid_equal(id, &m->file_version) ? m->file_index : vid_equal(id, &m->prior_version) ? m->prior_index : 0;
+}
+
+void fsm_note(struct node *n, struct member *m, const struct vid *id, raft_index index)
+{
+    struct head_info base;
+
+    store_base(n->db->store, &base);
+    if (vid_equal(&base.id, &m->file_version)) {
+        m->prior_version = m->file_version;
+        m->prior_index = m->file_index;
+    } else if (!vid_equal(&base.id, &m->prior_version)) {
+        m->prior_version = (struct vid){{0}}; /* the log leads there */
+        m->prior_index = 0;
+    }
+    m->file_version = *id;
+    m->file_index = index;
+}
+
 int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_index start,
     const struct raft_entry *entries, size_t n_entries, struct err *e)
 {
@@ -450,8 +472,8 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
     } else {
         head = n->self.cluster; /* the version of a cluster's first database has the cluster's id */
     }
-    if (n->self.file_index != 0 && n->self.file_index >= after && vid_equal(&file.id, &n->self.file_version)) {
-        f->skip_until = n->self.file_index;
+    f->skip_until = noted_index(&n->self, &file.id);
+    if (f->skip_until != 0 && f->skip_until >= after) {
         heads_begin(&f->heads, f->skip_until, &file.id);
         return DUST_OK;
     }
@@ -528,8 +550,7 @@ void fsm_restart(struct node *n)
     struct head_info head;
 
     store_agreed(n->db->store, &head);
-    n->self.file_version = head.id; /* what is applied stays applied */
-    n->self.file_index = fsm_covered(n);
+    fsm_note(n, &n->self, &head.id, fsm_covered(n)); /* what is applied stays applied */
     store_rewind_applied(n->db->store, n->self.file_index);
     n->fsm.stuck = n->fsm.paused = false;
     n->fsm.missed_from = 0;

@@ -8,11 +8,12 @@
  *   TURN_STATE  leader to member, when something changes for it and every BEACON_MS:
  *               term; num0 holder; num1 number of its grant; num2 bit 0: the leader takes transactions, bit 1: the
  *               turn is recalled; num3 commit index; num4 the member's own clock, as its last TURN_WISH told it; num5
- *               and id1 index and version of the leader's last entry that took effect; id0 the leader's tail; data,
- *               every BEACON_MS: the roster
+ *               and id1 index and version of the leader's last entry that took effect; num6 its clock; num7 so long ago
+ *               it knew a majority in its term; id0 the leader's tail; data, every BEACON_MS: the roster
  *   TURN_WISH   member to leader, when something changes and in answer to each TURN_STATE:
  *               term; num0 wants the turn; num1 number of the grant it holds (0 none); num2 transactions in flight
- *               or being made; num3 number of a grant given back; num4 its clock; id0 its own head
+ *               or being made; num3 number of a grant given back; num4 its clock; num5 the leader's clock, as the last
+ *               TURN_STATE of this term told it; id0 its own head
  *
  * Leader:   free ──first who asked──▶ granted ──somebody else wants it, SLICE_MS over──▶ recalled ──given back──▶ free
  *                                        └───────────not heard from for an election timeout──────────────────▶ free
@@ -52,6 +53,16 @@ static void local_turn(struct node *n, bool *wants, unsigned *active, bool *held
 
 static void wish_received(struct node *n, raft_id from, const struct note *note);
 
+static uint64_t echo_of(const struct node *n, raft_id id)
+{
+    for (unsigned i = 0; i < MAX_MEMBERS; i++) {
+        if (n->grant.wish[i].id == id) {
+            return n->grant.wish[i].echo_ms;
+        }
+    }
+    return 0;
+}
+
 static void send_wish(struct node *n, uint64_t given_back)
 {
     struct grant *g = &n->grant;
@@ -72,6 +83,7 @@ static void send_wish(struct node *n, uint64_t given_back)
     w.num[2] = active;
     w.num[3] = given_back;
     w.num[4] = clock_ms();
+    w.num[5] = g->leader_clock_ms;
     w.id[0] = head.id;
     g->told_want = wants;
     if (leader == n->self.id) {
@@ -124,39 +136,44 @@ static void lose(struct node *n)
     n->grant.recalled = false;
 }
 
-/* How long ago a majority of the voters had been heard by this member, the leader. */
-static uint64_t majority_heard_ms(const struct node *n)
+/* How long ago, at most, a majority of the voters was in this leader's term: by its own clock, which they echo. When their
+ * messages arrived tells nothing: they may have waited in a socket. */
+static uint64_t majority_age_ms(const struct node *n)
 {
     const struct raft_configuration *conf = &n->raft.configuration;
-    int64_t age[MAX_MEMBERS];
+    uint64_t now = clock_ms(), when[MAX_MEMBERS]; /* latest first; 0: not known */
     unsigned voters = 0;
 
     for (unsigned i = 0; i < conf->n && voters < MAX_MEMBERS; i++) {
         if (conf->servers[i].role == RAFT_VOTER) {
-            int64_t a = conf->servers[i].id == n->self.id ? 0 : node_last_heard_ms(n, conf->servers[i].address);
+            uint64_t echo = conf->servers[i].id == n->self.id ? now : echo_of(n, conf->servers[i].id);
             unsigned at = voters++;
 
-            for (; at > 0 && age[at - 1] > a; at--) {
-                age[at] = age[at - 1];
+            for (; at > 0 && when[at - 1] < echo; at--) {
+                when[at] = when[at - 1];
             }
-            age[at] = a;
+            when[at] = echo;
         }
     }
-    return voters != 0 && age[voters / 2] > 0 ? (uint64_t)age[voters / 2] : 0;
+    return voters != 0 && when[voters / 2] <= now ? now - when[voters / 2] : now;
 }
 
-/* The leader says that `commit` is committed, at some moment after our clock showed `echo`: once that is applied here,
- * this member is as fresh as it was then. When the message arrived tells nothing: it may have waited in a socket. */
-static void heard(struct node *n, raft_index commit, uint64_t echo)
+/* Is all up to this entry in the database? While something is wrong libraft goes on, and entries are passed over. */
+static bool has_applied(const struct node *n, raft_index index)
+{
+    return n->raft.last_applied >= index && n->state != NODE_FAILED && !n->fsm.paused && !n->fsm.stuck;
+}
+
+/* The leader says that `commit` is committed, at some moment after our clock showed `echo`; and that it was the leader
+ * still, as far as it knows for certain, `age` before that. What others may have agreed on since without it, it cannot
+ * know. Once that is applied here, this member is as fresh as it was then. When the message arrived tells nothing. */
+static void heard(struct node *n, raft_index commit, uint64_t echo, uint64_t age)
 {
     struct grant *g = &n->grant;
-    uint64_t now = clock_ms();
+    uint64_t then = echo > age ? echo - age : 0;
 
-    if (node_is_leader(n)) {
-        echo = now - majority_heard_ms(n); /* what others may have agreed on since without it, it cannot know */
-    }
-    if (g->told_ms == 0 && echo != 0 && echo <= now) {
-        g->told_ms = echo;
+    if (g->told_ms == 0 && then != 0 && echo <= clock_ms()) {
+        g->told_ms = then;
         g->told_commit = commit;
     }
     grant_applied(n);
@@ -166,10 +183,17 @@ void grant_applied(struct node *n)
 {
     struct grant *g = &n->grant;
 
-    if (g->told_ms != 0 && n->raft.last_applied >= g->told_commit) {
-        atomic_store(&g->fresh_ms, g->told_ms);
-        g->told_ms = 0;
+    if (g->told_ms == 0 || !has_applied(n, g->told_commit)) {
+        return;
     }
+    if (g->told_ms > atomic_load(&g->fresh_ms)) {
+        atomic_store(&g->fresh_ms, g->told_ms);
+    }
+    if (g->told_ms >= n->started_ms && !atomic_load(&n->db->caught_up)) {
+        atomic_store(&n->db->caught_up, true);
+        store_wake(n->db->store, false);
+    }
+    g->told_ms = 0;
 }
 
 static void state_received(struct node *n, const struct note *note)
@@ -180,7 +204,10 @@ static void state_received(struct node *n, const struct note *note)
     const struct roster_line *self;
 
     g->leader_ready = ready;
-    heard(n, note->num[3], note->num[4]);
+    g->leader_clock_ms = note->num[6];
+    if (ready) { /* else it does not know yet what was committed before its term */
+        heard(n, note->num[3], note->num[4], note->num[7]);
+    }
     if (roster_decode(&g->roster, note->data, note->data_len, node_now(n)) && !node_is_leader(n)) {
         roll_roster(n, &g->roster);
     }
@@ -190,10 +217,6 @@ static void state_received(struct node *n, const struct note *note)
         self->match_index > inside_last_index(&n->raft)) {
         change_forgotten(n, self->match_index);
         return;
-    }
-    if (ready && !atomic_load(&n->db->caught_up) && n->raft.last_applied >= note->num[3]) {
-        atomic_store(&n->db->caught_up, true);
-        store_wake(n->db->store, false);
     }
     if (note->num[0] == n->self.id) {
         if (number != g->number) {
@@ -264,6 +287,8 @@ static void send_state(struct node *n, raft_id id, const char *address, const ui
     s.id[0] = n->submit.tail;
     store_agreed(n->db->store, &agreed);
     s.num[5] = agreed.index;
+    s.num[6] = clock_ms();
+    s.num[7] = majority_age_ms(n);
     s.id[1] = agreed.id;
     s.data = roster;
     s.data_len = (uint32_t)roster_len;
@@ -447,6 +472,7 @@ static void wish_received(struct node *n, raft_id from, const struct note *note)
     w->reported = true;
     w->heard_ms = node_now(n);
     w->clock_ms = note->num[4];
+    w->echo_ms = note->num[5];
     w->active = (unsigned)note->num[2];
     w->held = note->num[1];
     if (note->num[0] != 0 && !w->wants) {
@@ -491,6 +517,7 @@ void grant_leader_changed(struct node *n)
     if (g->term != n->raft.current_term || !node_is_leader(n)) {
         lose(n);
         g->leader_ready = false;
+        g->leader_clock_ms = 0;
         g->holder = 0;
         g->term = n->raft.current_term;
     }

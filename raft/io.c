@@ -224,7 +224,10 @@ void io_receive(void *ctx, void *data, size_t len)
         if (node_is_leader(n) && !node_knows(n, h.from)) {
             struct note gone = {.kind = NOTE_REMOVED};
 
-            send_note(n, h.address, h.from, &gone);
+            /* A removal that is not agreed may be undone yet, and who was told of it does not come back. */
+            if (n->submit.ready && n->raft.configuration_uncommitted_index == 0) {
+                send_note(n, h.address, h.from, &gone);
+            }
             goto drop;
         }
         peers_heard(n->peers, h.address);
@@ -259,7 +262,7 @@ static void on_tick(struct raft_io *raft_io)
     struct node *n = io_node(raft_io);
 
     guard_release(&n->io.guard, deliver, n);
-    if (guard_tick(&n->io.guard)) {
+    if (guard_tick(&n->io.guard) && n->state != NODE_FAILED) { /* it applies nothing: somebody else has to lead */
         n->io.tick(raft_io);
     }
 }

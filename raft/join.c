@@ -142,8 +142,8 @@ void join_reply_received(struct node *n, const struct note *note)
     struct err e;
     int rv = DUST_OK;
 
-    if (!j->joining || n->running) {
-        return;
+    if (!j->joining || n->running || note->req != n->boot) {
+        return; /* (an answer to an earlier try may have been under way: the member it names may be gone) */
     }
     if (note->code != DUST_OK) {
         note_text(note, text, sizeof text);
@@ -182,7 +182,7 @@ void join_reply_received(struct node *n, const struct note *note)
 void join_tick(struct node *n)
 {
     struct join *j = &n->join;
-    struct note note = {.kind = NOTE_JOIN, .num = {n->boot, n->opt.standby}, .text = n->address,
+    struct note note = {.kind = NOTE_JOIN, .req = n->boot, .num = {n->boot, n->opt.standby}, .text = n->address,
         .text_len = (uint32_t)strlen(n->address)};
     const struct raft_server *self;
     struct err e;

@@ -13,6 +13,8 @@
  *     seen=<id>:<number>               at most 32 times: how often another member has been started, from 1
  *     file_version=<32 hex digits>     optional, with the next: app.db holds this version, not all zeros,
  *     file_index=<number>              made by the log entry of this index, 0 if by none
+ *     prior_version=<32 hex digits>    optional, with the next and behind those: or it still holds this one, not all
+ *     prior_index=<number>             zeros; for it is noted what app.db is brought to before it is
  *     checksum=<32 hex digits>         BLAKE2b-128 over all bytes before this line
  * Numbers are decimal, without sign and leading zeros; addresses in canonical form; nothing stands behind
  * the last line. The format is looked at before the checksum, so that an older dust can tell a newer file
@@ -40,7 +42,7 @@
 #include <unistd.h>
 
 #define FORMAT 1
-#define FILE_MAX 4096 /* bytes; member_save writes less than 2200 */
+#define FILE_MAX 4096 /* bytes; member_save writes less than 2300 */
 #define QUOTE_MAX 80
 #define NAME_MAX_SHOWN 160
 
@@ -179,7 +181,9 @@ static bool member_valid(const struct member *m)
            address_canonical(m->bind, false) && m->page_size >= 512 && m->page_size <= 65536 &&
            (m->page_size & (m->page_size - 1)) == 0 &&
            (m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY) && seen_valid(m) &&
-           (m->file_index == 0 || !vid_none(&m->file_version));
+           (m->file_index == 0 || !vid_none(&m->file_version)) &&
+           (m->prior_index == 0 || !vid_none(&m->prior_version)) &&
+           (vid_none(&m->prior_version) || !vid_none(&m->file_version));
 }
 
 static void checksum(const char *text, size_t n, char hex[VID_HEX_SIZE])
@@ -212,6 +216,10 @@ static size_t member_print(const struct member *m, char text[FILE_MAX])
     if (!vid_none(&m->file_version)) {
         n += snprintf(text + n, FILE_MAX - (size_t)n, "file_version=%s\nfile_index=%" PRIu64 "\n",
             vid_hex(&m->file_version, hex), m->file_index);
+    }
+    if (!vid_none(&m->prior_version)) {
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "prior_version=%s\nprior_index=%" PRIu64 "\n",
+            vid_hex(&m->prior_version, hex), m->prior_index);
     }
     checksum(text, (size_t)n, hex);
     n += snprintf(text + n, FILE_MAX - (size_t)n, "checksum=%s\n", hex);
@@ -326,6 +334,10 @@ static bool parse_lines(char *p, struct member *m)
     }
     if (*p != '\0' && (!take_vid(&p, "file_version", &m->file_version) ||
                           !take_number(&p, "file_index", &m->file_index) || vid_none(&m->file_version))) {
+        return false;
+    }
+    if (*p != '\0' && (!take_vid(&p, "prior_version", &m->prior_version) ||
+                          !take_number(&p, "prior_index", &m->prior_index) || vid_none(&m->prior_version))) {
         return false;
     }
     return *p == '\0' && member_valid(m);

@@ -49,6 +49,8 @@ struct member {
     } seen[MEMBER_SEEN_MAX]; /* the highest number of starts heard of other members (starts.h) */
     struct vid file_version; /* app.db holds this version; vid_none: not said */
     uint64_t file_index;     /* of the log entry that made file_version; 0: by none, or not said */
+    struct vid prior_version; /* … or still this one, of an earlier note; vid_none: not said */
+    uint64_t prior_index;
 };
 
 /* Read dir/member. DUST_OK; DUST_NOTFOUND: there is none; DUST_VERSION: a newer dust wrote it; DUST_CORRUPT:

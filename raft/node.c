@@ -530,6 +530,7 @@ int node_start(struct node **out, struct database *db, const struct node_options
     n->jobs_tail = &n->jobs;
     n->loop_done = true;
     n->boot = STARTS_BOOT(n->self.starts + (opt->mode == NODE_RESUME), randombytes_random() | 1u);
+    n->started_ms = clock_ms();
     starts_load(&n->starts, &n->self);
     randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
     db->origin = n->self.id;

@@ -139,12 +139,14 @@ struct wish {
     uint64_t held;   /* number of the grant it says it holds */
     uint64_t heard_ms;
     uint64_t clock_ms; /* its own, as it told it */
+    uint64_t echo_ms;  /* ours: it was in our term at some moment after our clock showed this; 0: not known */
 };
 
 struct grant {
     /* as a member */
     raft_term term; /* of the leader that the rest is about */
     bool leader_ready;
+    uint64_t leader_clock_ms; /* as it told it last; 0: not in this term */
     uint64_t number;  /* of the grant that we hold, 0 for none */
     uint64_t offered; /* a grant that waits for its base version to be the head */
     struct vid base;
@@ -246,6 +248,7 @@ struct node {
     struct member self;
     char address[ADDRESS_TEXT_MAX]; /* ours, as others know it */
     uint64_t boot;                  /* of this start (starts.h) */
+    uint64_t started_ms;            /* when; by clock_ms */
     bool accepted;                  /* node_accept has done its work */
     struct starts starts;           /* of the others */
 
@@ -310,7 +313,7 @@ enum note_kind {
     NOTE_REFUSED,     /* id0 = transaction, id1 = the leader's tail */
     NOTE_TURN_STATE,  /* see grant.c */
     NOTE_TURN_WISH,   /* see grant.c */
-    NOTE_JOIN,        /* text = address of the joiner, num0 = its boot nonce, num1 = standby */
+    NOTE_JOIN,        /* text = address of the joiner, num0 and req = its boot nonce, num1 = standby */
     NOTE_JOIN_REPLY,  /* code, text = reason; num0 id, num1 page size, data = cluster id */
     NOTE_CHANGE,      /* num0 what, num1 member */
     NOTE_CHANGE_REPLY, /* code, text */
@@ -383,6 +386,8 @@ int fsm_find_start(struct node *n, const struct raft_snapshot *snapshot, raft_in
 /* Put into effect the entries beyond what app.db has, agreed or not; *count: of transactions. For salvage.c. */
 int fsm_replay(struct node *n, raft_index start, const struct raft_entry *entries, size_t n_entries, uint64_t *count,
     struct err *e);
+/* Note in *m that app.db is brought to this version; it may be at what was noted before for a while yet. */
+void fsm_note(struct node *n, struct member *m, const struct vid *id, raft_index index);
 void fsm_adopt(struct node *n, const struct head_info *head); /* app.db was replaced by a transfer */
 
 /* submit.c */

@@ -47,6 +47,7 @@ struct transfer {
     uint64_t req, asked_ms;
     unsigned tries;
     uint32_t next_pgno;
+    uint64_t agreed_seq; /* our version when this session was begun */
     bool known; /* head and index are */
     struct head_info head;
     raft_index index;
@@ -125,8 +126,9 @@ static void ask(struct node *n)
             break;
         }
         fetch_hash(hashes + (size_t)own * FETCH_HASH_SIZE, t->page, size);
-        if (t->repairing && store_has(n->db->store, t->next_pgno + own)) {
-            memset(hashes + (size_t)own * FETCH_HASH_SIZE, 0, FETCH_HASH_SIZE); /* what lies over it may be damaged */
+        if (store_has(n->db->store, t->next_pgno + own)) {
+            /* what lies over it counts, and that may be another page than both of these, or damaged: have it sent */
+            memset(hashes + (size_t)own * FETCH_HASH_SIZE, 0, FETCH_HASH_SIZE);
         }
     }
     note.data = hashes;
@@ -138,8 +140,11 @@ static void ask(struct node *n)
 static void begin_pulling(struct node *n)
 {
     struct transfer *t = n->transfer;
+    struct head_info agreed;
 
     t->req = n->boot + ++n->fetches; /* never used before, in this start or another one */
+    store_agreed(n->db->store, &agreed);
+    t->agreed_seq = agreed.seq;
     t->known = false;
     t->next_pgno = 1;
     t->n = 0;
@@ -188,6 +193,16 @@ bool transfer_repair(struct node *n, raft_id from, const char *address)
     return t != NULL && t->state == IDLE && begin_receiving(n, from, address, true);
 }
 
+/* Does app.db hold all up to this entry? A version that was received is in the page store before it is there; were its
+ * snapshot installed meanwhile, nothing would lead to what app.db holds if the power failed. */
+static bool in_app_db(const struct node *n, raft_index index)
+{
+    struct head_info base;
+
+    store_base(n->db->store, &base);
+    return index <= n->fsm.skip_until && (base.index >= index || vid_equal(&base.id, &n->self.file_version));
+}
+
 bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const char *address)
 {
     struct transfer *t = state_of(n);
@@ -195,8 +210,8 @@ bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const
     if (m->install_snapshot.term < n->raft.current_term) {
         return false; /* libraft rejects it */
     }
-    if (m->install_snapshot.last_index <= n->raft.last_applied || m->install_snapshot.last_index <= n->fsm.skip_until) {
-        return false; /* app.db has all of it */
+    if (m->install_snapshot.last_index <= n->raft.last_applied || in_app_db(n, m->install_snapshot.last_index)) {
+        return false;
     }
     if (t == NULL) {
         free_held(m); /* no memory: the leader asks again */
@@ -322,10 +337,10 @@ static void folded(uv_work_t *work, int status)
         stop_receiving(n, true);
         return;
     }
-    if (t->empty) {
+    if (t->empty) { /* else entries have been applied on top of it since adopt_version */
         store_rebase(n->db->store, &t->head);
+        fsm_adopt(n, &t->head);
     }
-    fsm_adopt(n, &t->head);
     atomic_store(&n->db->damaged, 0);
     if (t->repairing) {
         report(&n->db->report, DUST_OK, "this member's database is repaired: what differed from %s was fetched", t->address);
@@ -394,11 +409,16 @@ static void all_pulled(struct node *n)
 {
     struct transfer *t = n->transfer;
     struct member self = n->self;
+    struct head_info agreed;
     struct err e;
     int rv;
 
-    self.file_version = t->head.id;
-    self.file_index = t->head.index;
+    store_agreed(n->db->store, &agreed);
+    if (agreed.seq != t->agreed_seq) {
+        begin_pulling(n); /* entries were applied meanwhile: a page that was equal may not be so any more */
+        return;
+    }
+    fsm_note(n, &self, &t->head.id, t->head.index);
     rv = member_save(n->db->dir, &self, &e);
     if (rv == DUST_OK) {
         n->self = self;

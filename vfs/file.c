@@ -339,7 +339,7 @@ static int commit_phase_two(struct dfile *f)
     }
     /* Nothing was changed. What the program saw meanwhile has to be true all the same. */
     rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
-    if (rv == DUST_VOID) {
+    if (rv == DUST_VOID || (rv == DUST_OK && store_snap_void(f->db->store, &f->snap))) {
         return SQLITE_BUSY_SNAPSHOT;
     }
     return rv == DUST_OK ? SQLITE_OK : SQLITE_IOERR_COMMIT_ATOMIC;

@@ -29,6 +29,7 @@ int store_fold_begin(struct store *s, struct fold *f, struct err *e)
     store_pin(s, f->slot, &f->snap); /* publishing needs the mutex, so this is the same version */
     f->n_pages_before = s->base.n_pages;
     f->empty = f->target.seq == s->base.seq;
+    s->folding = !f->empty;
     for (uint32_t n = 1; !f->empty && n <= s->n_chunks * CHUNK_NODES; n++) {
         struct store_node *d = node_at(s, n);
         uint32_t pgno = atomic_load_explicit(&d->pgno, memory_order_relaxed);
@@ -185,6 +186,7 @@ void store_fold_end(struct store *s, struct fold *f, int outcome)
     }
     store_slot_give(s, f->slot);
     pthread_mutex_lock(&s->mutex);
+    s->folding = false;
     held_scan(s, &h);
     gen_open(s);
     if (done && !f->empty) {

@@ -2,7 +2,7 @@
  *
  * They are dust's own affair: no lock is taken on the real file, which only a checkpoint writes.
  *
- *   SHARED    pins the newest agreed version; with the turn in hand, the head
+ *   SHARED    pins the newest agreed version; with the turn in hand by the hook, the head
  *   RESERVED  needs the turn, and the snapshot to be the head. With the hook the turn was taken before the snapshot,
  *             so it is; without, the snapshot came first: if it is old and SQLite can begin again, it gets SQLITE_BUSY,
  *             and its place in the queue is kept while it does; in an open transaction, SQLITE_BUSY_SNAPSHOT
@@ -55,6 +55,21 @@ static int confirm_read(struct dfile *f)
     return rv == SQLITE_READONLY ? SQLITE_CANTOPEN : rv; /* it is reading that is refused */
 }
 
+/* The hook knows that a writer comes, and holds back what it shows. A turn that is left from a write lock that was tried
+ * in vain is for the same statement begun again; but the program may have given up, and this be a read. */
+static void pin_with_turn(struct dfile *f)
+{
+    struct head_info head;
+
+    if (f->by_hook || BUG(ROW)) {
+        store_pin_head(f->db->store, f->slot[0], &f->snap);
+        return;
+    }
+    store_head(f->db->store, &head);
+    store_wait_agreed(f->db->store, head.seq, TURN_RETRY_LEASE_MS);
+    store_pin(f->db->store, f->slot[0], &f->snap);
+}
+
 static int lock_shared(struct dfile *f)
 {
     int rc = file_take_slot(f, 0);
@@ -72,7 +87,7 @@ static int lock_shared(struct dfile *f)
         return rc;
     }
     if (f->has_turn && turn_held(&f->db->turn, &f->ticket)) {
-        store_pin_head(f->db->store, f->slot[0], &f->snap);
+        pin_with_turn(f);
     } else {
         store_pin(f->db->store, f->slot[0], &f->snap);
     }
@@ -183,6 +198,9 @@ static int lock_reserved(struct dfile *f)
     if (!f->by_hook && !BUG(ROW)) {
         int rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
 
+        if (rv == DUST_OK && store_snap_void(f->db->store, &f->snap)) {
+            rv = DUST_VOID;
+        }
         if (rv != DUST_OK) {
             file_pass_turn(f);
             return rv == DUST_VOID ? SQLITE_BUSY_SNAPSHOT : SQLITE_BUSY;
@@ -277,10 +295,15 @@ int file_wait_to_show(struct dfile *f)
 {
     struct head_info head;
     uint64_t seq = f->snap.seq;
+    int rv;
 
     if (seq == 0 && f->has_turn) {
         store_head(f->db->store, &head);
         seq = head.seq;
     }
-    return seq != 0 && !BUG(ROW) ? store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms) : DUST_OK;
+    if (seq == 0 || BUG(ROW)) {
+        return DUST_OK;
+    }
+    rv = store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms);
+    return rv == DUST_OK && f->snap.seq != 0 && store_snap_void(f->db->store, &f->snap) ? DUST_VOID : rv;
 }

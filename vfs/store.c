@@ -281,6 +281,11 @@ void store_pin_staged(struct store *s, uint32_t slot, struct snap *snap, const s
     *snap = (struct snap){.seq = v->seq, .n_pages = v->n_pages, .slot = slot};
 }
 
+bool store_snap_void(struct store *s, const struct snap *snap)
+{
+    return atomic_load(&s->slots[snap->slot].dead) != 0;
+}
+
 void store_unpin(struct store *s, struct snap *snap)
 {
     atomic_store_explicit(&s->slots[snap->slot].seq, 0, memory_order_release);

@@ -86,6 +86,9 @@ void store_pin_head(struct store *s, uint32_t slot, struct snap *snap);
 /* Hold a version that this thread has staged and not yet submitted (nobody can publish it before). */
 void store_pin_staged(struct store *s, uint32_t slot, struct snap *snap, const struct version *v);
 
+/* Was the snapshot ahead, and has its version become void? */
+bool store_snap_void(struct store *s, const struct snap *snap);
+
 void store_unpin(struct store *s, struct snap *snap);
 
 /* Read n bytes of page pgno, from `offset` within it, as of the snapshot. DUST_CORRUPT if the frame was changed by
@@ -146,7 +149,8 @@ bool store_id_of(struct store *s, uint64_t seq, struct vid *id);
 struct version *store_oldest_speculative(struct store *s);
 
 /* Wait, at most timeout_ms, until the version with that seq is agreed (DUST_OK), void (DUST_VOID) or the time is up
- * (DUST_BUSY). Any thread but the one that publishes. */
+ * (DUST_BUSY). One that became void before app.db came to a newer version counts as agreed: whoever holds a snapshot of
+ * it asks store_snap_void. Any thread but the one that publishes. */
 int store_wait_agreed(struct store *s, uint64_t seq, uint32_t timeout_ms);
 
 /* The index of the last log entry looked at, void ones included: what dust_wait() waits for. store_wait_applied

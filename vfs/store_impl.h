@@ -73,6 +73,7 @@ struct store {
     struct version *oldest, *newest; /* above the base */
     struct version *agreed;          /* NULL: the base */
     struct head_info base;
+    bool folding; /* app.db is being brought from `base` to something newer: what it holds now is nobody's */
     uint64_t applied; /* index of the last entry looked at, void ones included */
     _Atomic uint64_t durable;      /* see store_set_durable */
     struct vid noted;              /* under mutex */

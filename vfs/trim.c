@@ -4,7 +4,8 @@
  *   - ni (i > 0) is read only by snapshots in [ni.seq, n(i-1).seq). No slot there: free it. None can appear: new
  *     snapshots are at `agreed` or above, which is at or above n(i-1).seq.
  *   - A node marked `folded` has the content that app.db has. If it is the oldest of its page, whoever would read it
- *     can as well read app.db: free it, whatever the slots say.
+ *     can as well read app.db: free it, whatever the slots say. But not while a checkpoint is writing app.db: what it
+ *     had at the beginning, the nodes have to keep.
  * Before app.db is overwritten for a page, and if a snapshot older than everything in the chain is held, the old
  * content is put into the chain as its oldest node (store_fold_keep). So a long reader neither waits for a checkpoint
  * nor holds one up.
@@ -85,7 +86,7 @@ void store_trim_page(struct store *s, uint32_t pgno, const struct held *h)
         newer = seq != 0 ? seq : 1;
         oldest = n;
     }
-    if (oldest != 0 && node_at(s, oldest)->folded) {
+    if (oldest != 0 && node_at(s, oldest)->folded && !s->folding) {
         node_drop(s, oldest);
     }
 }

@@ -54,6 +54,8 @@ static void check_member(const struct member *m)
     check(m->page_size >= 512 && m->page_size <= 65536 && (m->page_size & (m->page_size - 1)) == 0);
     check(m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY);
     check(m->file_index == 0 || !vid_none(&m->file_version));
+    check(m->prior_index == 0 || !vid_none(&m->prior_version));
+    check(vid_none(&m->prior_version) || !vid_none(&m->file_version));
     check(m->n_seen <= MEMBER_SEEN_MAX);
     for (unsigned i = 0; i < m->n_seen; i++) {
         check(m->seen[i].id != 0 && m->seen[i].starts != 0);
@@ -74,7 +76,8 @@ static bool same_member(const struct member *a, const struct member *b)
 {
     return vid_equal(&a->cluster, &b->cluster) && a->id == b->id && strcmp(a->address, b->address) == 0 &&
            strcmp(a->bind, b->bind) == 0 && a->page_size == b->page_size && a->role == b->role &&
-           vid_equal(&a->file_version, &b->file_version) && a->file_index == b->file_index && same_starts(a, b);
+           vid_equal(&a->file_version, &b->file_version) && a->file_index == b->file_index &&
+           vid_equal(&a->prior_version, &b->prior_version) && a->prior_index == b->prior_index && same_starts(a, b);
 }
 
 static void save_and_load(const struct member *m)

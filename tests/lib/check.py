@@ -184,7 +184,8 @@ def runs_of(build, suites):
                                  "--keep", base + ".input"]
                     yield Run(build, suite, name, argv, env)
         elif suite == "sim":
-            yield Run(build, suite, "guard", [os.path.join(path, "tests", "guard_sim"), "--ci"], {})
+            for name in ("guard", "node"):
+                yield Run(build, suite, name, [os.path.join(path, "tests", name + "_sim"), "--ci"], {})
         else:
             for f in sorted(glob.glob(os.path.join(ROOT, "tests", suite, "test_*.py"))):
                 name = os.path.basename(f)[5:-3]
@@ -291,7 +292,7 @@ def main(args):
             continue
         suites = [s for s in build["suites"] if not only or s in only]
         runs = list(runs_of(build, suites))
-        # The simulation takes all cores by itself; the others share them.
+        # Each of the simulations takes all cores by itself; the others share them.
         run_all([r for r in runs if r.suite == "sim"], 1)
         run_all([r for r in runs if r.suite in ("unit", "fuzz", "sql")], jobs)
         # Members that get no processor lose their leadership: at most as many of these at once as there are cores for.

@@ -216,6 +216,10 @@ static void test_save_load(void **state)
         assert_int_equal(member_load(dir, &got, &e), DUST_OK);
         assert_memory_equal(&m.file_version, &got.file_version, sizeof m.file_version);
         assert_int_equal(m.file_index, got.file_index);
+        assert_memory_equal(&m.prior_version, &got.prior_version, sizeof m.prior_version);
+        assert_int_equal(m.prior_index, got.prior_index);
+        assert_true(vid_parse(&m.prior_version, "0123456789abcdef0123456789abcdef"));
+        m.prior_index = 44;
         assert_int_equal(got.starts, 17);
         assert_int_equal(got.n_seen, 2);
         assert_memory_equal(m.seen, got.seen, 2 * sizeof m.seen[0]);
@@ -228,6 +232,7 @@ static void test_save_load(void **state)
                      "bind=[::]:4001\npage_size=512\nrole=voter\n"
                      "starts=17\nseen=5:1\nseen=18446744073709551615:4294967295\n"
                      "file_version=ffeeddccbbaa99887766554433221100\nfile_index=12345678901234567\n"
+                     "prior_version=0123456789abcdef0123456789abcdef\nprior_index=44\n"
                      "checksum="));
 }
 
@@ -321,6 +326,8 @@ static void test_forged(void **state)
         {"role=voter\n", "role=voter\nfile_index=3\n"},
         {"role=voter\n", "role=voter\nfile_version=00112233445566778899aabbccddeeff\n"},
         {"role=voter\n", "role=voter\nfile_version=00000000000000000000000000000000\nfile_index=3\n"},
+        {"role=voter\n", "role=voter\nprior_version=00112233445566778899aabbccddeeff\nprior_index=3\n"},
+        {"role=voter\n", "role=voter\nfile_version=00112233445566778899aabbccddeeff\nfile_index=3\nprior_index=3\n"},
     };
     char text[4096], made[4096], hex[VID_HEX_SIZE];
     struct member m = some_member(), got;

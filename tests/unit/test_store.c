@@ -207,6 +207,75 @@ static void readers_see_their_version(void **state)
     assert_int_equal(st.versions, 0);
 }
 
+/* While a checkpoint writes app.db, a new version must not take away what a reader has been left instead. */
+static void a_version_comes_in_the_middle_of_a_checkpoint(void **state)
+{
+    struct snap old, older;
+    struct fold f;
+    uint32_t slot[2];
+    struct err e;
+
+    (void)state;
+    assert_int_equal(store_slot_take(store, &slot[0], NULL), DUST_OK);
+    assert_int_equal(store_slot_take(store, &slot[1], NULL), DUST_OK);
+    store_publish(store, stage(1), 1);
+    store_pin(store, slot[1], &older);
+    store_publish(store, stage(2), 2);
+    fold(); /* page 1 stays in the store, for `older` has need of what was before it */
+    store_pin(store, slot[0], &old);
+    store_publish(store, stage(3), 3);
+    assert_int_equal(store_fold_begin(store, &f, &e), DUST_OK);
+    assert_int_equal(store_fold_keep(store, &f, read_base, NULL, &e), DUST_OK);
+    check_snapshot(&older);
+    store_unpin(store, &older);
+    store_publish(store, stage(4), 4);
+    for (uint32_t i = 0; i < f.n; i++) {
+        const uint64_t *page = (const uint64_t *)(const void *)store_frame(store, f.pages[i].node);
+
+        for (int k = 0; k < PAGE / 8; k++) {
+            atomic_store_explicit(&base[f.pages[i].pgno][k], page[k], memory_order_relaxed);
+        }
+        assert_int_equal(read_page(&old, 1), 2);
+        check_snapshot(&old);
+    }
+    store_fold_end(store, &f, DUST_OK);
+    check_snapshot(&old);
+    store_unpin(store, &old);
+    store_slot_give(store, slot[0]);
+    store_slot_give(store, slot[1]);
+}
+
+static void a_reader_of_app_db_in_the_middle_of_a_checkpoint(void **state)
+{
+    struct snap old;
+    struct fold f;
+    uint32_t slot;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(store_slot_take(store, &slot, NULL), DUST_OK);
+    store_publish(store, stage(1), 1);
+    fold();
+    store_pin(store, slot, &old); /* all that it reads is in app.db */
+    store_publish(store, stage(2), 2);
+    assert_int_equal(store_fold_begin(store, &f, &e), DUST_OK);
+    assert_int_equal(store_fold_keep(store, &f, read_base, NULL, &e), DUST_OK);
+    store_publish(store, stage(3), 3);
+    for (uint32_t i = 0; i < f.n; i++) {
+        const uint64_t *page = (const uint64_t *)(const void *)store_frame(store, f.pages[i].node);
+
+        for (int k = 0; k < PAGE / 8; k++) {
+            atomic_store_explicit(&base[f.pages[i].pgno][k], page[k], memory_order_relaxed);
+        }
+        assert_int_equal(read_page(&old, 1), 1);
+        check_snapshot(&old);
+    }
+    store_fold_end(store, &f, DUST_OK);
+    check_snapshot(&old);
+    store_unpin(store, &old);
+    store_slot_give(store, slot);
+}
+
 static void a_void_version_takes_its_readers_along(void **state)
 {
     struct snap ahead, agreed;
@@ -241,6 +310,32 @@ static void a_void_version_takes_its_readers_along(void **state)
     store_unpin(store, &agreed);
     check_snapshot((store_pin(store, slot[0], &agreed), &agreed));
     store_unpin(store, &agreed);
+}
+
+static void a_void_version_stays_void(void **state)
+{
+    struct vid id = id_of(7), parent = id_of(0);
+    struct version *v, *voided;
+    struct snap ahead;
+    uint32_t slot, node;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(store_slot_take(store, &slot, NULL), DUST_OK);
+    v = stage(1);
+    store_pin_head(store, slot, &ahead);
+    assert_false(store_snap_void(store, &ahead));
+    assert_int_equal(store_frame_new(store, 1, &node, &e), DUST_OK);
+    assert_int_equal(store_agree(store, &id, &parent, PAGES, &node, 1, 1, &voided, &e), DUST_OK);
+    assert_ptr_equal(voided, v);
+    version_free(v);
+    fold(); /* app.db is at a newer version now */
+    assert_true(store_snap_void(store, &ahead));
+    store_unpin(store, &ahead);
+    store_pin_head(store, slot, &ahead);
+    assert_false(store_snap_void(store, &ahead));
+    store_unpin(store, &ahead);
+    store_slot_give(store, slot);
 }
 
 static void only_on_the_head(void **state)
@@ -292,7 +387,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(one_process_at_a_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(readers_see_their_version, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_version_comes_in_the_middle_of_a_checkpoint, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_reader_of_app_db_in_the_middle_of_a_checkpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_void_version_takes_its_readers_along, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_void_version_stays_void, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_on_the_head, set_up, tear_down),
     };
 
