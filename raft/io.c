@@ -509,6 +509,9 @@ static int io_set_term(struct raft_io *raft_io, raft_term term)
 {
     struct node *n = io_node(raft_io);
 
+    if (guard_dead(&n->io.guard)) {
+        return 0;
+    }
     if (n->io.set_term(raft_io, term) != 0) {
         guard_metadata_failed(&n->io.guard);
     } else {
@@ -521,6 +524,9 @@ static int io_set_vote(struct raft_io *raft_io, raft_id id)
 {
     struct node *n = io_node(raft_io);
 
+    if (guard_dead(&n->io.guard)) {
+        return 0; /* it may be of a term that could not be stored, and would go with the one before */
+    }
     if (n->io.set_vote(raft_io, id) != 0) {
         guard_metadata_failed(&n->io.guard);
     } else {
