@@ -1,4 +1,4 @@
-/* bug - faults put in on purpose, one in a build, by the build option `bug`: tests/faults has to find each of them.
+/* bug - faults put in on purpose, one in a build, by the build option `bug`: tests/faults and tests/sim have to find each.
  * Without the option every BUG() is 0 and nothing is left of it. */
 #ifndef DUST_VFS_BUG_H
 #define DUST_VFS_BUG_H
