@@ -343,7 +343,7 @@ static void shut_down(struct node *n)
 
 static int start_on_loop(struct node *n, struct err *e)
 {
-    struct peers_options po = {.bind = n->self.bind, .recv = io_receive, .ctx = n};
+    struct peers_options po = {.bind = n->self.bind, .recv = recv_message, .ctx = n};
     int rv;
 
     uv_timer_init(&n->loop, &n->timer);

@@ -366,6 +366,9 @@ int send_message(struct raft_io *raft_io, struct raft_io_send *req, const struct
 void send_note(struct node *n, const char *address, raft_id to, const struct note *note);
 void send_commit(struct node *n, bool everybody); /* tell followers the commit index */
 
+/* recv.c */
+void recv_message(void *ctx, void *data, size_t len); /* peers_options.recv */
+
 /* io.c */
 struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
@@ -373,7 +376,6 @@ void io_close_done(struct node *n);
 void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
-void io_receive(void *ctx, void *data, size_t len);
 
 /* fsm.c */
 void fsm_init(struct node *n);
