@@ -81,7 +81,8 @@ def test_copy_of_a_folder_started_instead(box):
     b.open(b.path, conn="writes", timeout=1)
     e = b.error("INSERT INTO t(v) VALUES('never')", conn="writes")
     assert e.name in ("SQLITE_READONLY", "SQLITE_CANTOPEN"), e
-    wait_until("the others say so", lambda: "member %d" % id_ in errors(a) + errors(c), 10)
+    if "stored its log" not in why:  # else it was told before it had said a word: its log lacks what the twin's had
+        wait_until("the others say so", lambda: "member %d" % id_ in errors(a) + errors(c), 10)
     still_well(box, a, c)
     b.kill9()
     twin.restart()  # it is the member now
