@@ -533,7 +533,9 @@ int registry_leave(struct hosted *h, struct err *e)
         rv = node_catch_up(h->node, h->db->options.timeout_ms, e);
         if (rv == DUST_OK) {
             rv = node_change(h->node, CHANGE_REMOVE, view.id, h->db->options.timeout_ms, e);
-            rv = rv == DUST_NOTFOUND ? DUST_OK : rv; /* an earlier try went through */
+            if (rv == DUST_NOTFOUND || (rv != DUST_OK && node_was_removed(h->node))) {
+                rv = DUST_OK; /* an earlier try went through; or this one, and its answer came behind the news */
+            }
         }
     }
     if (rv == DUST_OK) {

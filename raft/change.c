@@ -196,6 +196,7 @@ void change_removed(struct node *n, raft_id from)
             "VACUUM INTO another file makes an ordinary database of it; or join again with an empty one",
             n->db->dir);
         atomic_store(&n->db->caught_up, true); /* there is nothing more to come */
+        atomic_store(&n->removed, true);
         node_fail(n, &e);
     }
 }

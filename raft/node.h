@@ -93,6 +93,9 @@ enum node_change { CHANGE_REMOVE, CHANGE_PROMOTE, CHANGE_DEMOTE, CHANGE_TRANSFER
 /* Change the cluster, through the leader, wherever it is. Waits at most timeout_ms. */
 int node_change(struct node *n, enum node_change what, uint64_t id, uint32_t timeout_ms, struct err *e);
 
+/* Has this member been told that it is none any more? Any thread. */
+bool node_was_removed(struct node *n);
+
 /* If this member leads, let another one lead, so that the cluster need not wait for an election when this process ends.
  * Waits at most timeout_ms (or about an election timeout). */
 void node_hand_over(struct node *n, uint32_t timeout_ms);

@@ -268,6 +268,7 @@ struct node {
     struct outcomes outcomes;      /* under mutex */
     struct job *deferred;          /* to be run before the loop sleeps */
     _Atomic int state;  /* enum node_state; changed under mutex */
+    _Atomic bool removed; /* from the cluster, and told so */
     struct err failure; /* under mutex; why the state is NODE_FAILED, or why it waits (again.c) */
     bool up;        /* under mutex: node_start may return */
     bool loop_done; /* under mutex: jobs are queued, but nobody is woken for them; true before a loop begins, too */

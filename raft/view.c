@@ -244,6 +244,11 @@ void node_log_free(struct node_entry *list, unsigned count)
     free(list);
 }
 
+bool node_was_removed(struct node *n)
+{
+    return atomic_load(&n->removed);
+}
+
 int node_checkpoint(struct node *n, struct err *e)
 {
     uint64_t until = clock_ms() + 5000;
