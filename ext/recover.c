@@ -34,6 +34,7 @@ struct recovery {
     char src[PATH_SIZE], dest[PATH_SIZE];
     bool has_folder, force;
     bool made_file, made_folder; /* dest's */
+    bool log_lost;               /* it could not be read, not all of it */
     struct database *db;         /* dest */
     struct member self;
     struct salvage found;
@@ -218,6 +219,26 @@ static int check_pages(struct recovery *r, struct err *e)
     return rv;
 }
 
+/* What the log has beyond app.db. If it cannot be read, there is still app.db. */
+static int use_log(struct recovery *r, struct err *e)
+{
+    int rv = salvage_run(r->db, &r->self, &r->found, e);
+    char why[ERR_TEXT_MAX];
+
+    if (rv != DUST_CORRUPT) {
+        return rv;
+    }
+    if (r->force) {
+        r->log_lost = true;
+        return DUST_OK;
+    }
+    snprintf(why, sizeof why, "%s", e->text);
+    return err_set(e, rv,
+        "of the folder of %s: %.500s; if there is no other member to recover from, dust_recover(src, dest, 'force') takes "
+        "the database as of its last checkpoint, and what of the log can be read",
+        r->src, why);
+}
+
 static int open_copy(struct recovery *r, struct err *e)
 {
     struct database_options opt = {.timeout_ms = 1000, .turn_timeout_ms = 1000};
@@ -249,10 +270,7 @@ static int open_copy(struct recovery *r, struct err *e)
     }
     r->db->page_size = content.n_pages != 0 ? content.page_size : r->self.page_size;
     rv = store_format(r->db->store, r->db->page_size, &content.id, 0, content.n_pages, e);
-    if (rv == DUST_OK && r->has_folder) {
-        rv = salvage_run(r->db, &r->self, &r->found, e);
-    }
-    return rv;
+    return rv == DUST_OK && r->has_folder ? use_log(r, e) : rv;
 }
 
 /* ---- is there a majority? ---- */
@@ -392,10 +410,12 @@ int recover_run(struct sqlite_lib *lib, const char *src, const char *dest, bool 
     if (rv == DUST_OK) {
         r->made_file = false;
         snprintf(said, ERR_TEXT_MAX,
-            "%.150s is an ordinary database: version %s, %u pages; the log went to entry %llu of term %llu, %llu "
+            "%.150s is an ordinary database: version %s, %u pages; the log %s entry %llu of term %llu, %llu "
             "transactions beyond the last checkpoint; dust_start makes a new cluster of it",
-            r->dest, vid_hex(&r->found.head.id, hex), r->found.head.n_pages, (unsigned long long)r->found.last_index,
-            (unsigned long long)r->found.last_term, (unsigned long long)r->found.entries);
+            r->dest, vid_hex(&r->found.head.id, hex), r->found.head.n_pages,
+            r->log_lost ? "could not be read: as far as it could, it went to" : "went to",
+            (unsigned long long)r->found.last_index, (unsigned long long)r->found.last_term,
+            (unsigned long long)r->found.entries);
     }
     undo(r);
     if (rv == DUST_OK) {

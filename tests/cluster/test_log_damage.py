@@ -139,6 +139,31 @@ def test_of_the_only_member(box):
     assert rows_of(m) == ALL
 
 
+def test_in_a_closed_segment(box):
+    """A process that ended well has closed its segments, and app.db holds all of them."""
+    m = box.member("a").create()
+    m.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)")
+    for i in range(ROWS):
+        m.sql("INSERT INTO t(v) VALUES(?)", "row %d" % i)
+    assert m.end() == 0
+    path = os.path.join(raft_of(m), [f for f in segments(m) if f[0].isdigit()][-1])
+    flip(path, used(path) // 2)
+    m.restart(open_=False)
+    e = m.open_error(m.path, timeout=2)
+    assert os.path.basename(path) in e.text and m.path in e.text, e
+    m.kill9()
+    w = box.worker()
+    w.open(":memory:")
+    e = w.error("SELECT dust_recover(?, ?)", m.path, box.path("r1.db"))
+    assert os.path.basename(path) in e.text and m.path in e.text and "force" in e.text, e
+    assert not os.path.exists(box.path("r1.db")) and not os.path.exists(box.path("r1.db-dust"))
+    assert "could not be read" in w.one("SELECT dust_recover(?, ?, 'force')", m.path, box.path("r2.db"))
+    assert [r[0] for r in plain(box.path("r2.db"), "SELECT v FROM t ORDER BY id")] == ALL
+    flip(path, used(path) // 2)
+    m.restart()
+    assert rows_of(m) == ALL
+
+
 def voted(m):
     """Has it promised a vote in its term?"""
     with open(m.path + "-dust/promise", "rb") as f:
