@@ -94,6 +94,10 @@ class Member(cluster.Worker):
     def disk(self, mode):
         self.control[0:4] = struct.pack("<i", mode)
 
+    def strike(self, writes):
+        """Its process is killed after so many more writes to app.db."""
+        self.control[4:8] = struct.pack("<i", writes)
+
     def wall_clock(self, ms):
         self.control[8:16] = struct.pack("<q", ms)
 
@@ -102,6 +106,7 @@ class Member(cluster.Worker):
         preload = [x for x in (os.environ.get("DUST_PRELOAD"), os.path.join(TOOLS, "libfaults_preload.so")) if x]
         self.start_number += 1
         self.frozen = False
+        self.strike(0)
         cluster.Worker.__init__(self, self.box_, self.name, env={
             "LD_PRELOAD": ":".join(preload), "FAULTS_DIR": self.dir, "FAULTS_CONTROL": self.control_path,
             "FAULTS_UNDO": self.undo})
@@ -458,18 +463,19 @@ def power_lost_everywhere(run):
 
 
 def wait_for_checkpoint(run, m):
-    """Half the time, strike while a checkpoint is under way."""
+    """Half the time, strike in the middle of a checkpoint: one is asked for, and the process ends after some of its writes
+    to app.db."""
     if run.random.random() < 0.5:
         return
     try:
         m.start("sql", conn="checkpoint-%d" % run.random.randrange(10**9), sql="", params=[])
     except Dead:
         return
+    m.strike(run.random.choice([1, 2, 3, 5, 8]))
     threading.Thread(target=m.ask, args=("SELECT dust_checkpoint()",), daemon=True).start()
-    end = time.monotonic() + 1.0
-    while time.monotonic() < end and not os.path.exists(m.path + "-journal"):
-        time.sleep(0.0005)
-    time.sleep(run.random.choice([0, 0.0005, 0.001, 0.002, 0.005]))
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end and m.alive():
+        time.sleep(0.001)
 
 
 def freeze(run):

@@ -18,6 +18,8 @@
  *     record: magic 4 ("undo"), kind 4, path 4, other path 4, offset 8, size of the file before 8, length 4, then the
  *     paths and the old bytes. All little-endian.
  *
+ * With `strike` the process kills itself after a write to app.db: in the middle of a checkpoint.
+ *
  * Clock. The time of day (not the monotonic clock) is off by clock_ms. */
 #undef _FILE_OFFSET_BITS /* it would make one of open and open64 */
 #include <dlfcn.h>
@@ -25,6 +27,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,7 +47,7 @@
 
 struct control {
     volatile int32_t disk;
-    volatile int32_t unused;
+    int32_t strike; /* the process is killed after so many more writes to app.db; 0: it is not */
     volatile int64_t clock_ms;
 };
 
@@ -83,7 +86,7 @@ static void set_up(void)
         int fd = (int)syscall(SYS_openat, AT_FDCWD, c, O_RDWR | O_CLOEXEC, 0);
 
         if (fd >= 0) {
-            void *p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+            void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
             control = p != MAP_FAILED ? p : control;
             syscall(SYS_close, fd);
@@ -276,15 +279,29 @@ ssize_t write(int fd, const void *buf, size_t n)
     return syscall(SYS_write, fd, buf, n);
 }
 
+static void strike(int fd)
+{
+    const char *path = path_of(fd), *name = path != NULL ? strrchr(path, '/') : NULL;
+
+    if (name != NULL && strcmp(name, "/app.db") == 0 && __atomic_load_n(&control->strike, __ATOMIC_RELAXED) > 0 &&
+        __atomic_sub_fetch(&control->strike, 1, __ATOMIC_RELAXED) == 0) {
+        kill(getpid(), SIGKILL);
+    }
+}
+
 ssize_t pwrite(int fd, const void *buf, size_t n, off_t offset)
 {
+    ssize_t rv;
+
     if (path_of(fd) != NULL) {
         if (refuse(fd, (uint64_t)offset + n)) {
             return -1;
         }
         before_write(fd, (uint64_t)offset, n);
     }
-    return syscall(SYS_pwrite64, fd, buf, n, offset);
+    rv = syscall(SYS_pwrite64, fd, buf, n, offset);
+    strike(fd);
+    return rv;
 }
 
 ssize_t pwrite64(int fd, const void *buf, size_t n, off64_t offset)
