@@ -20,6 +20,7 @@
 
 #define STACK_BYTES 16384u
 #define RESERVED 16u
+#define STUCK_TICKS (10000u / TICK_MS)
 
 struct append_req {
     struct raft_io_append req;
@@ -29,6 +30,7 @@ struct append_req {
     const struct raft_entry *entries; /* libraft's, until the callback */
     unsigned n_entries;
     raft_index last_index; /* of these */
+    uint64_t begun;        /* n->ticks */
     struct append_req *older;   /* the next one not given back */
     struct append_req *delayed; /* the next one to be written */
 };
@@ -304,6 +306,7 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     }
     a->entries = entries;
     a->n_entries = n_entries;
+    a->begun = n->ticks;
     a->last_index = inside_last_index(&n->raft); /* libraft has put them into its log in memory just now */
     *n->io.delayed_tail = a;
     n->io.delayed_tail = &a->delayed;
@@ -311,6 +314,25 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
         io_write_now(n);
     }
     return 0;
+}
+
+/* libraft's storage forgets what waits behind a write that could not be begun, and nobody hears of it: the member would
+ * take part as if it wrote, and never finish. Ticks are counted, not time: a process that was stopped is not a slow disk. */
+void io_tick(struct node *n)
+{
+    const struct append_req *oldest = n->io.appends;
+    struct err e;
+
+    while (oldest != NULL && oldest->older != NULL) {
+        oldest = oldest->older;
+    }
+    if (oldest == NULL || guard_dead(&n->io.guard) || n->ticks - oldest->begun < STUCK_TICKS) {
+        return;
+    }
+    n->io.write_code = DUST_IO;
+    err_set(&e, DUST_IO, "a write of the log in %s/raft has not come to an end for %u s", n->db->dir,
+        STUCK_TICKS * TICK_MS / 1000);
+    again_later(n, &e);
 }
 
 /* A write that cannot even be begun is one that has failed: its callback says so, as for any other. */

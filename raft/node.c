@@ -169,6 +169,9 @@ static void on_timer(uv_timer_t *timer)
         fsm_tick(n);
         idle_tick(n);
         repair_tick(n);
+        if (!n->stopping) {
+            io_tick(n);
+        }
     }
     again_tick(n);
     ask_tick(n);

@@ -62,13 +62,14 @@ int promise_open(struct promise *p, const char *dir, struct err *e)
     if (p->fd < 0) {
         return err_sys(e, errno, "cannot open %s", path);
     }
-    rv = posix_fallocate(p->fd, 0, SIZE);
-    if (rv != 0) {
-        close(p->fd);
-        return err_sys(e, rv, "cannot make %s", path);
-    }
     if (pread(p->fd, in, SIZE, 0) == SIZE) {
         decode(p, in);
+    } else {
+        rv = posix_fallocate(p->fd, 0, SIZE); /* so that a full disk is no reason not to write to it */
+        if (rv != 0) {
+            close(p->fd);
+            return err_sys(e, rv, "cannot make %s", path);
+        }
     }
     p->open = true;
     return DUST_OK;
