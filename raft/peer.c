@@ -325,7 +325,9 @@ static void reconnect(struct peer *peer)
     char url[ADDRESS_MAX + 8];
 
     url_of(peer->address, url, sizeof url);
-    nn_shutdown(peer->socket, peer->endpoint);
+    if (peer->endpoint >= 0) {
+        nn_shutdown(peer->socket, peer->endpoint);
+    }
     peer->endpoint = nn_connect(peer->socket, url);
     peer->owner->stats.reconnects++;
     drop_queued(peer, DUST_AGAIN, UINT64_MAX);
@@ -340,7 +342,8 @@ static void on_housekeeping(uv_timer_t *timer)
         if (now > PEER_QUEUE_MS) {
             drop_queued(peer, DUST_AGAIN, now - PEER_QUEUE_MS);
         }
-        if (peer->sending_since_ms != 0 && now - peer->sending_since_ms >= PEER_WATCHDOG_MS) {
+        /* Without an endpoint (nn_connect has failed) nothing leaves, whatever is heard from there. */
+        if (peer->endpoint < 0 || (peer->sending_since_ms != 0 && now - peer->sending_since_ms >= PEER_WATCHDOG_MS)) {
             peer->sending_since_ms = now;
             reconnect(peer);
         }
