@@ -44,6 +44,7 @@
 
 #define FDS 65536
 #define CHUNK 65536
+#define RWF_NOWAIT_FLAG 0x00000008u /* as RWF_NOWAIT in linux/fs.h */
 
 struct control {
     volatile int32_t disk;
@@ -465,7 +466,9 @@ int rename(const char *from, const char *to)
     return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
-/* libraft's writes: io_submit has no wrapper in libc. */
+/* libraft's writes: io_submit has no wrapper in libc. A kernel does not tell of a bad disk when a write is submitted, but
+ * when it is done; and what a bad disk does to libraft otherwise is not to be tested. So the first try, which must not
+ * wait, is put off; libraft has a thread try again and wait, and that thread hears of it. */
 static bool refuse_aio(long n, struct iocb **list)
 {
     for (long i = 0; i < n; i++) {
@@ -484,6 +487,9 @@ static bool refuse_aio(long n, struct iocb **list)
             continue;
         }
         if (refuse((int)list[i]->aio_fildes, (uint64_t)list[i]->aio_offset + len)) {
+            if ((list[i]->aio_rw_flags & RWF_NOWAIT_FLAG) != 0) {
+                errno = EAGAIN;
+            }
             return true;
         }
         before_write((int)list[i]->aio_fildes, (uint64_t)list[i]->aio_offset, len);
