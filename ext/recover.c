@@ -233,9 +233,10 @@ static int use_log(struct recovery *r, struct err *e)
         return DUST_OK;
     }
     snprintf(why, sizeof why, "%s", e->text);
+    /* What is long comes last: the text may be cut. */
     return err_set(e, rv,
-        "of the folder of %s: %.500s; if there is no other member to recover from, dust_recover(src, dest, 'force') takes "
-        "the database as of its last checkpoint, and what of the log can be read",
+        "if there is no other member to recover from, dust_recover(src, dest, 'force') takes app.db and what of the log can "
+        "be read; of %s-dust: %s",
         r->src, why);
 }
 

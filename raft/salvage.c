@@ -123,7 +123,7 @@ static int replay(struct node *n, struct salvage *out, struct err *e)
         return e->code;
     }
     if (rv != 0) {
-        return err_set(e, DUST_CORRUPT, "the log in %s/raft cannot be read: %s", n->db->dir, io->errmsg);
+        return err_set(e, DUST_CORRUPT, "the log cannot be read: %s", io->errmsg);
     }
     out->last_index = count != 0 ? start + count - 1 : snapshot != NULL ? snapshot->index : 0;
     out->last_term = count != 0 ? entries[count - 1].term : snapshot != NULL ? snapshot->term : 0;

@@ -36,7 +36,7 @@ enum dust_code {
         DUST_N_CODES
 };
 
-#define ERR_TEXT_MAX 400
+#define ERR_TEXT_MAX 640
 
 struct err {
     int code; /* enum dust_code */

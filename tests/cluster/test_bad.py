@@ -264,14 +264,17 @@ def test_database_file(box, ended):
 def test_log_files(box, ended):
     a, _ = ended
     raft = a.path + "-dust/raft"
+    promise = a.path + "-dust/promise"  # how far the log was: goes with it
     good = box.path("good")
     shutil.copytree(raft, good)
+    shutil.copy(promise, good + "-promise")
     with open(a.path, "rb") as f:
         file = f.read()
 
     def restore():
         shutil.rmtree(raft)
         shutil.copytree(good, raft)
+        shutil.copy(good + "-promise", promise)
         with open(a.path, "wb") as f:
             f.write(file)
 
