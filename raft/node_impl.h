@@ -400,7 +400,7 @@ void submit_deinit(struct node *n);
 void submit_pump(struct node *n);
 void submit_again(struct node *n); /* send everything once more: a new leader, or a loss */
 void submit_flush(struct node *n);
-void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit); /* replicator.h */
+void submit_from_sql(void *ctx, struct sealed *sealed, const struct version *v, struct commit *commit); /* replicator.h */
 void submit_received(struct node *n, const struct wire_head *from, const struct note *note);
 void submit_refused(struct node *n, const struct note *note);
 void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last);

@@ -420,7 +420,7 @@ static void submit_run(struct node *n, struct job *job)
     submit_pump(n);
 }
 
-void submit_from_sql(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit)
+void submit_from_sql(void *ctx, struct sealed *sealed, const struct version *v, struct commit *commit)
 {
     struct node *n = ctx;
     struct inflight *f = commit_room(commit);

@@ -25,7 +25,7 @@ static int begin(struct database *db, const char *why, struct commit **commit, s
 {
     struct head_info head;
     struct sealed *sealed;
-    struct version *v;
+    struct version v;
     int rv;
 
     store_head(db->store, &head);
@@ -45,7 +45,7 @@ static int begin(struct database *db, const char *why, struct commit **commit, s
         commit_unref(*commit);
         return rv;
     }
-    db->rep.submit(db->rep.ctx, sealed, v, *commit);
+    db->rep.submit(db->rep.ctx, sealed, &v, *commit);
     return DUST_OK;
 }
 

@@ -14,10 +14,11 @@ struct replicator {
     void *ctx;
     size_t room; /* bytes that submit has beside each commit, zeroed, its own until it completes the commit */
 
-    /* A transaction has been sealed and staged as version v, on top of the head. Takes ownership of `sealed` and of
-     * one reference of `commit`, which it completes exactly once. v->owner is the commit. Called by SQL threads in
-     * the order of staging. Never fails: an error is an outcome. */
-    void (*submit)(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit);
+    /* A transaction has been sealed and staged, on top of the head, as the version of which *staged is a copy (see
+     * store_stage), the caller's. Takes ownership of `sealed` and of one reference of `commit`, which it completes exactly
+     * once. staged->owner is the commit. Called by SQL threads in the order of staging. Never fails: an error is an
+     * outcome. */
+    void (*submit)(void *ctx, struct sealed *sealed, const struct version *staged, struct commit *commit);
 
     /* May a reader trust the agreed version now, at this consistency? Waits at most timeout_ms. DUST_OK, DUST_BUSY,
      * DUST_NOLEADER. SQL threads. */

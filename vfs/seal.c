@@ -114,7 +114,7 @@ static int seal_txn(struct dfile *f, const struct vid *parent, uint32_t n_pages,
 }
 
 /* 2 and 3: on success *v is staged and held by slot 1. */
-static int stage(struct dfile *f, struct commit *commit, struct sealed **sealed, struct version **v, struct err *e)
+static int stage(struct dfile *f, struct commit *commit, struct sealed **sealed, struct version *v, struct err *e)
 {
     uint8_t header[HEADER_SIZE];
     struct txn_page *pages = NULL;
@@ -154,7 +154,7 @@ static int stage(struct dfile *f, struct commit *commit, struct sealed **sealed,
         sealed_free(*sealed);
         goto done;
     }
-    store_pin_staged(f->db->store, f->slot[1], &f->next_snap, *v);
+    store_pin_staged(f->db->store, f->slot[1], &f->next_snap, v);
 done:
     free(pages);
     free(nodes);
@@ -166,9 +166,7 @@ int file_commit(struct dfile *f)
     char hex[VID_HEX_SIZE];
     struct sealed *sealed;
     struct commit *commit;
-    struct version *v;
-    uint64_t after;
-    struct vid id;
+    struct version v;
     struct err e;
     bool yes;
     int rv = is_commit(f, &yes);
@@ -190,9 +188,7 @@ int file_commit(struct dfile *f)
         commit_unref(commit);
         return file_fail(f, &e, true);
     }
-    id = v->id;
-    after = v->after;
-    f->db->rep.submit(f->db->rep.ctx, sealed, v, commit);
+    f->db->rep.submit(f->db->rep.ctx, sealed, &v, commit);
     file_pass_turn(f);
     rv = BUG(ACK) ? DUST_OK : commit_wait(commit, f->db->options.timeout_ms, &e);
     commit_unref(commit);
@@ -206,12 +202,12 @@ int file_commit(struct dfile *f)
     if (e.code == DUST_UNKNOWN) {
         struct err why = e;
 
-        f->unknown = id;
-        f->unknown_after = after;
+        f->unknown = v.id;
+        f->unknown_after = v.after;
         err_set(&e, DUST_UNKNOWN,
             "%.160s; transaction %s may yet take effect: SELECT dust_outcome('%s') tells (on another member: "
             "dust_outcome('%s', %llu))",
-            why.text, vid_hex(&id, hex), hex, hex, (unsigned long long)after);
+            why.text, vid_hex(&v.id, hex), hex, hex, (unsigned long long)v.after);
     }
     txn_disown(&f->txn); /* the pages are the version's, or gone with it */
     store_unpin(f->db->store, &f->next_snap);

@@ -83,7 +83,8 @@ void store_pin(struct store *s, uint32_t slot, struct snap *snap);
 /* Hold the head, agreed or not. */
 void store_pin_head(struct store *s, uint32_t slot, struct snap *snap);
 
-/* Hold a version that this thread has staged and not yet submitted (nobody can publish it before). */
+/* Hold a version that this thread has staged and not yet submitted: nobody can publish it before, but it may be void by
+ * now, and the commit will say so. */
 void store_pin_staged(struct store *s, uint32_t slot, struct snap *snap, const struct version *v);
 
 /* Was the snapshot ahead, and has its version become void? */
@@ -111,9 +112,10 @@ bool store_frame_sound(struct store *s, uint32_t node, uint64_t sum); /* is its 
 bool store_has(struct store *s, uint32_t pgno);
 
 /* Put a transaction's frames on top of the head as a speculative version. `parent` has to be the head: DUST_STALE
- * otherwise (the frames stay the caller's). On success the frames belong to the store. */
+ * otherwise (the frames stay the caller's). On success the frames belong to the store, and *copy says what it is (its links
+ * mean nothing): the version itself may be voided and freed at any moment, by whoever applies what others wrote. */
 int store_stage(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
-    const uint32_t *nodes, uint32_t n, void *owner, struct version **out, struct err *e);
+    const uint32_t *nodes, uint32_t n, void *owner, struct version *copy, struct err *e);
 
 /* The oldest speculative version took effect at `index`. */
 void store_publish(struct store *s, struct version *v, uint64_t index);

@@ -116,7 +116,7 @@ static struct version *version_new(
 }
 
 int store_stage(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
-    const uint32_t *nodes, uint32_t n, void *owner, struct version **out, struct err *e)
+    const uint32_t *nodes, uint32_t n, void *owner, struct version *copy, struct err *e)
 {
     struct version *v = version_new(id, parent, n_pages, owner, e);
     int rv = DUST_OK;
@@ -127,7 +127,7 @@ int store_stage(struct store *s, const struct vid *id, const struct vid *parent,
     pthread_mutex_lock(&s->mutex);
     if (vid_equal(parent, head_id(s))) {
         stage(s, v, nodes, n);
-        *out = v;
+        *copy = *v;
         v = NULL;
     } else {
         rv = err_set(e, DUST_STALE, "the database has moved on since this transaction read it; roll back and retry");

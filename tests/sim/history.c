@@ -516,9 +516,9 @@ void history_check_read(const struct machine *m, const struct state *s, uint64_t
 /* ---- the observers ---- */
 
 int __wrap_store_stage(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
-    const uint32_t *nodes, uint32_t n, void *owner, struct version **out, struct err *e);
+    const uint32_t *nodes, uint32_t n, void *owner, struct version *copy, struct err *e);
 int __real_store_stage(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
-    const uint32_t *nodes, uint32_t n, void *owner, struct version **out, struct err *e);
+    const uint32_t *nodes, uint32_t n, void *owner, struct version *copy, struct err *e);
 void __wrap_store_publish(struct store *s, struct version *v, uint64_t index);
 void __real_store_publish(struct store *s, struct version *v, uint64_t index);
 int __wrap_store_agree(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
@@ -549,9 +549,9 @@ static void count_turns(const struct machine *self)
 }
 
 int __wrap_store_stage(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
-    const uint32_t *nodes, uint32_t n, void *owner, struct version **out, struct err *e)
+    const uint32_t *nodes, uint32_t n, void *owner, struct version *copy, struct err *e)
 {
-    int rv = __real_store_stage(s, id, parent, n_pages, nodes, n, owner, out, e);
+    int rv = __real_store_stage(s, id, parent, n_pages, nodes, n, owner, copy, e);
     struct op *op = task_note();
     struct made *made;
 
@@ -572,7 +572,7 @@ int __wrap_store_stage(struct store *s, const struct vid *id, const struct vid *
         }
         op->staged = true;
         op->id = *id;
-        op->after = (*out)->after;
+        op->after = copy->after;
     }
     return rv;
 }

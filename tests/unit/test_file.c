@@ -49,9 +49,14 @@ static void void_it(struct version *v, struct commit *commit)
     commit_done(commit, DUST_VOID, NULL);
 }
 
-static void submit(void *ctx, struct sealed *sealed, struct version *v, struct commit *commit)
+static void submit(void *ctx, struct sealed *sealed, const struct version *staged, struct commit *commit)
 {
+    struct version *v = store_oldest_speculative(db->store);
+
     (void)ctx;
+    while (v->seq != staged->seq) {
+        v = v->next;
+    }
     assert_true(sealed->n_parts >= 1);
     sealed_free(sealed);
     if (mode == AGREE) {
