@@ -283,6 +283,13 @@ static int resume(struct sqlite_lib *lib, const char *path, const struct start_o
     if (rv != DUST_OK) {
         return rv;
     }
+    if (opt.self.refused) {
+        return err_set(e, DUST_REFUSED,
+            "the folder %s is a copy, or an older state, of member %llu, as its cluster has told it, and is not started "
+            "again. Use the other one; or, if it is lost, remove member %llu at another one, delete this folder and the "
+            "database, and join anew",
+            dir, (unsigned long long)opt.self.id, (unsigned long long)opt.self.id);
+    }
     if (o->bind != NULL && (rv = own_address(o->bind, &a, e)) != DUST_OK) {
         return rv;
     }

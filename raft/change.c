@@ -227,7 +227,7 @@ void change_forgotten(struct node *n, raft_index had)
         "back from an older copy. Remove member %llu at another one, delete %s and the database here, and join anew",
         (unsigned long long)had, (unsigned long long)inside_last_index(&n->raft), (unsigned long long)n->self.id,
         n->db->dir);
-    node_fail(n, &e);
+    roll_refused(n, &e);
 }
 
 void change_fail(struct node *n, int code, const char *text)

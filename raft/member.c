@@ -11,6 +11,7 @@
  *     role=voter                       or standby
  *     starts=<number>                  optional: how often this member has been started, from 1, 32 bits
  *     seen=<id>:<number>               at most 32 times: how often another member has been started, from 1
+ *     refused=copy                     optional: the others have said that this folder is a copy of the member
  *     file_version=<32 hex digits>     optional, with the next: app.db holds this version, not all zeros,
  *     file_index=<number>              made by the log entry of this index, 0 if by none
  *     prior_version=<32 hex digits>    optional, with the next and behind those: or it still holds this one, not all
@@ -213,6 +214,9 @@ static size_t member_print(const struct member *m, char text[FILE_MAX])
         n += snprintf(text + n, FILE_MAX - (size_t)n, "seen=%" PRIu64 ":%" PRIu32 "\n", m->seen[i].id,
             m->seen[i].starts);
     }
+    if (m->refused) {
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "refused=copy\n");
+    }
     if (!vid_none(&m->file_version)) {
         n += snprintf(text + n, FILE_MAX - (size_t)n, "file_version=%s\nfile_index=%" PRIu64 "\n",
             vid_hex(&m->file_version, hex), m->file_index);
@@ -316,7 +320,7 @@ static bool take_address(char **p, const char *key, char out[ADDRESS_TEXT_MAX])
 static bool parse_lines(char *p, struct member *m)
 {
     uint64_t page_size;
-    const char *role;
+    const char *role, *refused;
 
     if (!take_vid(&p, "cluster", &m->cluster) || !take_number(&p, "id", &m->id) ||
         !take_address(&p, "address", m->address) || !take_address(&p, "bind", m->bind) ||
@@ -332,6 +336,11 @@ static bool parse_lines(char *p, struct member *m)
     if (!take_starts(&p, m)) {
         return false;
     }
+    refused = take(&p, "refused");
+    if (refused != NULL && strcmp(refused, "copy") != 0) {
+        return false;
+    }
+    m->refused = refused != NULL;
     if (*p != '\0' && (!take_vid(&p, "file_version", &m->file_version) ||
                           !take_number(&p, "file_index", &m->file_index) || vid_none(&m->file_version))) {
         return false;

@@ -116,7 +116,7 @@ static void watch(struct node *n)
         return;
     }
     store_set_durable(n->db->store, n->raft.last_stored, &n->noted);
-    if (n->raft.last_applied != n->seen_applied && !n->fsm.paused) {
+    if (n->raft.last_applied != n->seen_applied && !n->fsm.paused && n->state != NODE_FAILED) {
         n->seen_applied = n->raft.last_applied;
         store_set_applied(n->db->store, n->raft.last_applied);
         grant_applied(n);

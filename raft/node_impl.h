@@ -444,6 +444,7 @@ void join_promote_tick(struct node *n); /* always */
 bool roll_call(struct node *n, const struct wire_head *h);       /* a message has come: false: its sender is a copy */
 void roll_roster(struct node *n, const struct roster *r);        /* the leader has said which starts it has heard of */
 void roll_copied(struct node *n, const struct wire_head *from, const struct note *note); /* … that we are a copy */
+void roll_refused(struct node *n, const struct err *why); /* this folder is not the member any more */
 
 /* idle.c */
 void idle_tick(struct node *n);

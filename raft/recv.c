@@ -69,7 +69,7 @@ void recv_message(void *ctx, void *data, size_t len)
     char theirs[VID_HEX_SIZE], ours[VID_HEX_SIZE];
     bool to_joiner;
 
-    if (n->stopping) {
+    if (n->stopping || n->self.refused) {
         return;
     }
     if (wire_decode(data, len, &h, &b, &e) != DUST_OK) {

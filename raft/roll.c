@@ -66,6 +66,16 @@ void roll_roster(struct node *n, const struct roster *r)
     }
 }
 
+/* For good: the others count the starts of this member, and the next one of this folder would take a number that belongs
+ * to the member itself. Nor is a word said any more, or listened to (recv.c, send.c): a vote of a member that has
+ * forgotten what it had stored may cost the cluster an entry that was agreed on. */
+void roll_refused(struct node *n, const struct err *why)
+{
+    n->self.refused = true;
+    remember(n);
+    node_fail(n, why);
+}
+
 void roll_copied(struct node *n, const struct wire_head *from, const struct note *note)
 {
     struct err e;
@@ -79,5 +89,5 @@ void roll_copied(struct node *n, const struct wire_head *from, const struct note
         "and the database here, and join anew",
         (unsigned long long)n->self.id, from->address, STARTS_OF(note->num[0]), n->self.starts,
         (unsigned long long)n->self.id, n->db->dir);
-    node_fail(n, &e);
+    roll_refused(n, &e);
 }

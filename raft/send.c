@@ -155,7 +155,8 @@ int send_message(
     s->theirs = req;
     s->cb = cb;
     s->parts = 1; /* ours, until all parts are on their way */
-    if (!guard_send(&n->io.guard, &m) || m.server_address == NULL || n->peers == NULL || n->stopping) {
+    if (!guard_send(&n->io.guard, &m) || m.server_address == NULL || n->peers == NULL || n->stopping ||
+        n->self.refused) {
         complete_later(s, 0);
         return 0;
     }
@@ -182,7 +183,7 @@ void send_note(struct node *n, const char *address, raft_id to, const struct not
     size_t size;
     void *msg;
 
-    if (n->peers == NULL || n->stopping || address == NULL || address[0] == '\0') {
+    if (n->peers == NULL || n->stopping || n->self.refused || address == NULL || address[0] == '\0') {
         return;
     }
     head_for(n, to, &h);
@@ -212,7 +213,7 @@ void send_commit(struct node *n, bool everybody)
     bool rest = false;
 
     n->fsm.urgent = 0;
-    if (!node_is_leader(n)) {
+    if (!node_is_leader(n) || n->self.refused) {
         return;
     }
     awaited = grant_awaited(n);

@@ -46,6 +46,31 @@ def errors(m):
     return " ".join(str(v) for k, v in status(m).items() if "error" in k)
 
 
+def refused(b, id_):
+    """It has been told: it serves nothing, takes nothing, and is not started again, so it takes no number of the
+    member's."""
+    try:
+        b.open(b.path, conn="later", timeout=1)
+        rows = b.sql("SELECT count(*) FROM t", conn="later")
+    except SqlError as e:
+        assert e.name == "SQLITE_CANTOPEN", e
+    else:
+        raise AssertionError("it serves %r" % rows)
+    try:
+        b.open(b.path, conn="writes", timeout=1)
+        b.sql("INSERT INTO t(v) VALUES('never')", conn="writes")
+    except SqlError as e:
+        assert e.name in ("SQLITE_READONLY", "SQLITE_CANTOPEN"), e
+    else:
+        raise AssertionError("it takes rows")
+    b.kill9()
+    starts = [x for x in member_file(b).split("\n") if x.startswith("starts=")]
+    b.restart(open_=False)
+    e = b.open_error(b.path)
+    assert "copy" in e.text and "member %d" % id_ in e.text and "join anew" in e.text, e
+    assert starts == [x for x in member_file(b).split("\n") if x.startswith("starts=")]
+
+
 def three(box):
     a, b, c = box.cluster(3)
     a.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
@@ -78,9 +103,7 @@ def test_copy_of_a_folder_started_instead(box):
     b.restart(open_=False)
     why = wait_until("the original is told", lambda: failure(b), 30)
     assert "copy" in why and "member %d" % id_ in why, why
-    b.open(b.path, conn="writes", timeout=1)
-    e = b.error("INSERT INTO t(v) VALUES('never')", conn="writes")
-    assert e.name in ("SQLITE_READONLY", "SQLITE_CANTOPEN"), e
+    refused(b, id_)
     if "stored its log" not in why:  # else it was told before it had said a word: its log lacks what the twin's had
         wait_until("the others say so", lambda: "member %d" % id_ in errors(a) + errors(c), 10)
     still_well(box, a, c)
@@ -117,6 +140,7 @@ def test_old_backup_of_a_folder(box):
     b.restart(open_=False)
     why = wait_until("it is told", lambda: failure(b), 30)
     assert "older" in why and "member %d" % id_ in why and "join anew" in why, why
+    refused(b, id_)
     still_well(box, a, c)
     # What the message says.
     b.kill9()
@@ -133,6 +157,7 @@ def test_backup_made_while_it_ran(box):
     """The number of starts is right, but its log is shorter than what it had acknowledged."""
     a, b, c = three(box)
     box.leader(a, b, c)
+    b_id = b.id()
     if b.role() == "leader":
         b.one("SELECT dust_transfer(?)", a.id())
         wait_until("another leads", lambda: a.role() == "leader", 20)
@@ -149,7 +174,11 @@ def test_backup_made_while_it_ran(box):
     b.restart(open_=False)
     why = wait_until("it finds out", lambda: failure(b), 30)
     assert "older copy" in why, why
+    refused(b, b_id)
     still_well(box, a, c)
+    a.open(":memory:", conn="tool")
+    a.one("SELECT dust_recover(?, ?, 'force')", b.path, box.path("recovered.db"), conn="tool")
+    assert [r[0] for r in plain(box.path("recovered.db"), "SELECT v FROM t")] == ["first"]
 
 
 def test_known_after_all_have_restarted(box):

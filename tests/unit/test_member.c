@@ -220,6 +220,8 @@ static void test_save_load(void **state)
         assert_int_equal(m.prior_index, got.prior_index);
         assert_true(vid_parse(&m.prior_version, "0123456789abcdef0123456789abcdef"));
         m.prior_index = 44;
+        assert_int_equal(m.refused, got.refused);
+        m.refused = true;
         assert_int_equal(got.starts, 17);
         assert_int_equal(got.n_seen, 2);
         assert_memory_equal(m.seen, got.seen, 2 * sizeof m.seen[0]);
@@ -230,7 +232,7 @@ static void test_save_load(void **state)
     assert_non_null(
         strstr(text, "\nformat=1\ncluster=00112233445566778899aabbccddeeff\nid=1\naddress=10.0.0.1:4001\n"
                      "bind=[::]:4001\npage_size=512\nrole=voter\n"
-                     "starts=17\nseen=5:1\nseen=18446744073709551615:4294967295\n"
+                     "starts=17\nseen=5:1\nseen=18446744073709551615:4294967295\nrefused=copy\n"
                      "file_version=ffeeddccbbaa99887766554433221100\nfile_index=12345678901234567\n"
                      "prior_version=0123456789abcdef0123456789abcdef\nprior_index=44\n"
                      "checksum="));
@@ -323,6 +325,10 @@ static void test_forged(void **state)
         {"role=voter\n", "role=voter\nseen=0:5\n"},
         {"role=voter\n", "role=voter\nseen=5:0\n"},
         {"role=voter\n", "role=voter\nseen=5:1\nstarts=1\n"},
+        {"role=voter\n", "role=voter\nrefused=\n"},
+        {"role=voter\n", "role=voter\nrefused=copy \n"},
+        {"role=voter\n", "role=voter\nrefused=copy\nrefused=copy\n"},
+        {"role=voter\n", "role=voter\nrefused=copy\nstarts=1\n"},
         {"role=voter\n", "role=voter\nfile_index=3\n"},
         {"role=voter\n", "role=voter\nfile_version=00112233445566778899aabbccddeeff\n"},
         {"role=voter\n", "role=voter\nfile_version=00000000000000000000000000000000\nfile_index=3\n"},
