@@ -1,7 +1,7 @@
 /* Bringing members up and down. See registry.h.
  *
- * Two locks: `list` for a moment when an entry is added; `opening` for as long as it takes to bring a member up, so
- * that two threads that open the same path at once do not both try.
+ * Three locks: `list` for a moment when an entry is added; `opening` for as long as it takes to bring a member up, so
+ * that two threads that open the same path at once do not both try; `leaving` likewise, and while the process ends.
  *
  * What a start leaves behind if it is cut short, and how it is found again:
  *   1. folder made        a folder without `member`: refused, with what to delete
@@ -36,9 +36,11 @@
 static struct {
     pthread_mutex_t list;
     pthread_mutex_t opening;
+    pthread_mutex_t leaving;
     struct hosted *_Atomic first; /* entries are put in front and never taken out: readers take no lock */
     bool at_exit;
-} registry = {.list = PTHREAD_MUTEX_INITIALIZER, .opening = PTHREAD_MUTEX_INITIALIZER};
+} registry = {.list = PTHREAD_MUTEX_INITIALIZER, .opening = PTHREAD_MUTEX_INITIALIZER,
+    .leaving = PTHREAD_MUTEX_INITIALIZER};
 
 void start_options_init(struct start_options *o)
 {
@@ -90,15 +92,17 @@ static void after_fork(void)
 
 static void at_exit(void)
 {
+    pthread_mutex_lock(&registry.leaving);
     for (struct hosted *h = atomic_load(&registry.first); h != NULL; h = h->next) {
         struct err e;
 
-        if (!atomic_load(&h->gone)) {
+        if (!atomic_load(&h->gone) && !atomic_load(&h->db->left)) {
             node_hand_over(h->node, HAND_OVER_MS);
             node_checkpoint(h->node, &e);
             node_halt(h->node); /* libuv takes its thread pool down next, and ends whoever asks it for work then */
         }
     }
+    pthread_mutex_unlock(&registry.leaving);
 }
 
 /* Made before the member is started: from then on nothing may fail. */
@@ -523,36 +527,54 @@ int registry_join(struct sqlite_lib *lib, const char *path, const struct start_o
 
 /* ---- leaving ---- */
 
-int registry_leave(struct hosted *h, struct err *e)
+/* Out of the cluster, unless it is out already: it was removed by others, or by an earlier try that got no further. */
+static int take_out(struct hosted *h, struct err *e)
 {
+    uint32_t timeout_ms = h->db->options.timeout_ms;
     struct node_member *list;
     struct node_view view;
     unsigned n;
     int rv;
 
+    if (node_was_removed(h->node)) {
+        return DUST_OK;
+    }
     node_view(h->node, &view);
     rv = node_members(h->node, &list, &n, e);
-    if (rv != DUST_OK) {
-        return rv;
+    if (rv == DUST_OK) {
+        free(list);
     }
-    free(list);
-    if (n > 1) {
-        rv = node_catch_up(h->node, h->db->options.timeout_ms, e);
+    if (rv == DUST_OK && n > 1) {
+        rv = node_catch_up(h->node, timeout_ms, e);
         if (rv == DUST_OK) {
-            rv = node_change(h->node, CHANGE_REMOVE, view.id, h->db->options.timeout_ms, e);
-            if (rv == DUST_NOTFOUND || (rv != DUST_OK && node_was_removed(h->node))) {
-                rv = DUST_OK; /* an earlier try went through; or this one, and its answer came behind the news */
-            }
+            rv = node_change(h->node, CHANGE_REMOVE, view.id, timeout_ms, e);
+        }
+        if (rv == DUST_NOTFOUND) {
+            return DUST_OK;
         }
     }
-    if (rv == DUST_OK) {
-        rv = node_checkpoint(h->node, e);
+    return rv != DUST_OK && node_was_removed(h->node) ? DUST_OK : rv; /* the answer came behind the news */
+}
+
+/* Each step may fail, and is then what the next call begins with. */
+static int leave(struct hosted *h, struct err *e)
+{
+    int rv = DUST_OK;
+
+    if (atomic_load(&h->gone)) {
+        return DUST_OK;
     }
-    if (rv != DUST_OK) {
-        return rv;
+    if (!atomic_load(&h->db->left)) {
+        rv = take_out(h, e);
+        if (rv == DUST_OK) {
+            rv = node_checkpoint(h->node, e);
+        }
+        if (rv != DUST_OK) {
+            return rv;
+        }
+        atomic_store(&h->db->left, true);
+        node_halt(h->node);
     }
-    atomic_store(&h->db->left, true);
-    node_halt(h->node);
     rv = database_end(h->db, e);
     if (rv != DUST_OK) {
         return rv;
@@ -561,4 +583,14 @@ int registry_leave(struct hosted *h, struct err *e)
     atomic_store(&h->gone, true);
     /* Connections that are open keep pointing at the database and the node: they stay, and answer with an error. */
     return DUST_OK;
+}
+
+int registry_leave(struct hosted *h, struct err *e)
+{
+    int rv;
+
+    pthread_mutex_lock(&registry.leaving);
+    rv = leave(h, e);
+    pthread_mutex_unlock(&registry.leaving);
+    return rv;
 }

@@ -192,8 +192,8 @@ void change_removed(struct node *n, raft_id from)
 
     if (from == leader || leader == 0) {
         err_set(&e, DUST_REFUSED,
-            "this member was removed from its cluster: its data is as of then, and can only be read; delete %s, and "
-            "VACUUM INTO another file makes an ordinary database of it; or join again with an empty one",
+            "this member was removed from its cluster: its data is as of then, and can only be read. SELECT dust_leave() "
+            "makes an ordinary database of it; or delete it and %s, and join again",
             n->db->dir);
         atomic_store(&n->db->caught_up, true); /* there is nothing more to come */
         atomic_store(&n->removed, true);

@@ -243,6 +243,14 @@ def test_removed_member_returns(box):
     assert b.one("SELECT v FROM t", conn="status") == "first"
     still_well(box, a, c)
     assert len(a.sql("SELECT * FROM dust_members")) == 2
+    assert "dust_leave()" in why, why
+    b.one("SELECT dust_leave()", conn="status")
+    assert not os.path.exists(b.path + "-dust")
+    b.kill9()
+    b.restart()
+    b.sql("INSERT INTO t(v) VALUES('its own')")
+    assert plain(b.path, "SELECT v FROM t") == [("first",), ("its own",)]
+    assert a.one("SELECT count(*) FROM t WHERE v = 'its own'") == 0
 
 
 @pytest.mark.sanitize

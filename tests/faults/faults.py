@@ -266,6 +266,17 @@ class Run:
                         self.say("   " + end)
                 except (SqlError, Dead, Late) as e:
                     self.say("   ended with: %s" % str(e).split("\n")[0][:150])
+            self.revive()
+
+    def revive(self):
+        """Who could not come back while another fault lasted."""
+        for m in self.members:
+            if m.is_member and not m.alive():
+                try:
+                    m.come_back()
+                    self.say("   %s is back, late" % m.name)
+                except (SqlError, Dead, Late) as e:
+                    self.say("   %s cannot come back: %s" % (m.name, str(e).split("\n")[0][:150]))
 
     # ---- the end ----
 

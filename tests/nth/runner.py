@@ -209,11 +209,26 @@ def address(i):
     return "127.0.0.1:%d" % (int(os.environ["NTH_PORT"]) + i)
 
 
-class One:
-    """A cluster of one: writes of several kinds, a checkpoint."""
+class Scenario:
+    """What all have: members go on, and have all rows; and do so again when they are opened anew."""
 
     members = "a"
-    armed_start = False
+
+    def open_all(self, w):
+        for name in self.members:
+            w.conn(name)
+        for name in self.members:
+            w.goes_on(name)
+
+    def after(self, w):
+        self.open_all(w)
+        w.check(*self.members)
+
+    look = after
+
+
+class One(Scenario):
+    """A cluster of one: writes of several kinds, a checkpoint."""
 
     def make(self, w):
         """The files that every run begins with."""
@@ -239,10 +254,6 @@ class One:
         w.step("a", "UPDATE t SET x = x WHERE id = 1")
         w.step("a", "SELECT dust_checkpoint()")
         w.insert("a")
-
-    def after(self, w):
-        w.goes_on("a")
-        w.check("a")
 
 
 class Start(One):
@@ -291,7 +302,7 @@ class Open(One):
         w.insert("a")
 
 
-class Join:
+class Join(Scenario):
     """A second member joins, with content that has to be fetched."""
 
     members = "ab"
@@ -346,7 +357,165 @@ class Join:
         w.check("a", "b")
 
 
-for kind in (One, Start, Open, Join):
+class Follow(Scenario):
+    """Two members, whose majority is both: what one writes the other stores and applies, and each forwards."""
+
+    members = "ab"
+
+    def make(self, w):
+        One.make(self, w)
+        w.plain_conn("b").execute("SELECT dust_join(?, ?)", (address(1), address(0)))
+        w.insert("b")
+
+    def before(self, w):
+        self.open_all(w)
+
+    def steps(self, w):
+        w.insert("b")
+        w.insert("a", 20000)
+        w.step("b", "SELECT dust_checkpoint()")
+        w.insert("b", 20000)
+        w.step("b", "PRAGMA dust_consistency = linearizable")
+        w.step("b", "SELECT count(*) FROM t")
+        w.insert("a")
+
+
+class Fetch(Scenario):
+    """A third member comes back, for whom the log has been cut: it fetches the pages."""
+
+    members = "abc"
+
+    def make(self, w):
+        Follow.make(self, w)
+        w.plain_conn("c").execute("SELECT dust_join(?, ?)", (address(2), address(0)))
+        w.insert("c")
+        w.step("c", "PRAGMA dust_consistency = linearizable")
+        w.step("c", "SELECT count(*) FROM t")
+        w.close("c")
+        for _ in range(28):
+            w.insert("a", 800000)
+        w.step("a", "SELECT dust_checkpoint()")
+        w.step("a", "DELETE FROM t WHERE length(x) > 100000 AND id % 4 != 0")
+        w.acked = set()  # only of this child
+        w.step("a", "SELECT dust_checkpoint()")
+
+    def before(self, w):
+        for name in "ab":
+            w.conn(name)
+        w.goes_on("a")
+
+    def steps(self, w):
+        try:
+            w.conn("c")
+        except sqlite3.Error as e:
+            w.judge("open", e)
+            return
+        except MemoryError:
+            return
+        w.insert("c")
+        w.insert("a")
+
+
+class Leave(Scenario):
+    """One of two members leaves."""
+
+    members = "ab"
+    stay = "a"
+
+    def make(self, w):
+        Follow.make(self, w)
+
+    def before(self, w):
+        self.open_all(w)
+
+    def steps(self, w):
+        try:
+            w.conn("b").execute("SELECT dust_leave()")
+            w.close("b")
+        except sqlite3.Error as e:
+            w.judge("leave", e)
+        except MemoryError:
+            pass
+        w.insert("a")
+
+    def after(self, w):
+        w.goes_on("a") if self.left(w) else None
+        end = time.monotonic() + PATIENCE
+        while not self.left(w):
+            try:
+                w.conn("b").execute("SELECT dust_leave()")
+                w.close("b")
+            except sqlite3.Error as e:
+                w.close("b")
+                w.as_told("b", str(e))
+                if time.monotonic() > end:
+                    w.wrong.append("b cannot leave: %s" % e)
+                    return
+                time.sleep(0.1)
+        w.goes_on("a")
+        w.check("a")
+        if w.conns["a"].execute("SELECT count(*) FROM dust_members").fetchone()[0] != 1:
+            w.wrong.append("a has members left: %s" % w.conns["a"].execute("SELECT * FROM dust_members").fetchall())
+        self.ordinary(w)
+
+    def left(self, w):
+        return not os.path.isdir(w.path("b") + "-dust")
+
+    def ordinary(self, w):
+        """What has left has an ordinary database, with all that there was when it left; not what came later."""
+        c = sqlite3.connect(w.path("b"), isolation_level=None)
+        have = {r[0] for r in c.execute("SELECT who FROM t")}
+        if c.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+            w.wrong.append("b is damaged")
+        if have & w.refused or not have:
+            w.wrong.append("b has %s" % sorted(have & w.refused))
+        c.execute("INSERT INTO t(who) VALUES('its own')")
+        c.close()
+
+    def look(self, w):
+        w.conn("a")
+        w.goes_on("a")
+        w.check("a")
+
+
+class Recover(Scenario):
+    """The only one left of two makes an ordinary database of what it has."""
+
+    members = "a"
+
+    def make(self, w):
+        Follow.make(self, w)
+
+    def before(self, w):
+        c = sqlite3.connect(":memory:", isolation_level=None)
+        w.conns["tool"] = c
+
+    def try_it(self, w, dest):
+        return w.step("tool", "SELECT dust_recover(?, ?)", w.path("a"), w.path(dest))
+
+    def steps(self, w):
+        self.done = "first" if self.try_it(w, "first") else None
+
+    def after(self, w):
+        if not self.done:
+            if self.try_it(w, "second") is None:
+                w.wrong.append("what is left cannot be recovered any more")
+                return
+            self.done = "second"
+        c = sqlite3.connect(w.path(self.done))
+        n = c.execute("SELECT count(*) FROM t").fetchone()[0]
+        ok = c.execute("PRAGMA integrity_check").fetchall()
+        if n != 2 or ok != [("ok",)] or os.path.exists(w.path(self.done) + "-dust"):
+            w.wrong.append("%s has %d rows, %s, %s" % (self.done, n, ok, os.listdir(w.dir)))
+
+    def look(self, w):
+        """The folder that it was made from is as it was."""
+        self.before(w)
+        if self.try_it(w, "third") is None:
+            w.wrong.append("a second time it cannot be recovered")
+
+
+for kind in (One, Start, Open, Join, Follow, Fetch, Leave, Recover):
     SCENARIOS[kind.__name__.lower()] = kind()
 
 
@@ -367,11 +536,7 @@ def child(request, control, out):
         s.after(w)
     else:
         w.acked, w.refused = set(request["acked"]), set(request["refused"])
-        for name in s.members:
-            w.conn(name)
-        for name in s.members:
-            w.goes_on(name)
-        w.check(*s.members)
+        s.look(w)
     os.write(out, json.dumps({"wrong": w.wrong, "acked": sorted(w.acked), "refused": sorted(w.refused)}).encode())
     os._exit(0)
 
