@@ -78,7 +78,22 @@ bool registry_is_member_path(const char *path)
     char dir[4096];
     struct stat st;
 
-    return snprintf(dir, sizeof dir, "%s-dust", path) < (int)sizeof dir && stat(dir, &st) == 0 && S_ISDIR(st.st_mode);
+    if (snprintf(dir, sizeof dir, "%s-dust", path) >= (int)sizeof dir) {
+        return false;
+    }
+    if (stat(dir, &st) == 0) {
+        return S_ISDIR(st.st_mode);
+    }
+    switch (errno) {
+    case ENOENT:
+    case ENOTDIR:
+    case EACCES:
+    case ELOOP:
+    case ENAMETOOLONG:
+        return false;
+    default:
+        return true; /* the disk cannot tell: what opens it says so, and a member is not taken for a plain database */
+    }
 }
 
 /* A forked child has the memory but not the threads: its inherited connections must not wait for them. */
@@ -458,7 +473,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     struct err *e)
 {
     struct node_options opt = {.mode = NODE_JOIN, .election_ms = o->election_ms, .standby = o->standby,
-        .join_timeout_ms = 15000};
+        .join_timeout_ms = 15000, .join_stall_ms = 3 * o->db.timeout_ms + 5000};
     struct database_content content;
     struct hosted *h = NULL;
     struct database *db = NULL;

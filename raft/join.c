@@ -7,7 +7,9 @@
  * be repeated: a joiner that asks again, with the same nonce, gets the same id.
  *
  *   joiner: asking ──JOIN_REPLY──▶ empty standby ──pages and log──▶ caught up ──CHANGE promote──▶ voter: up
- *              └──join_timeout_ms, or a refusal that is final──▶ failed, and nothing is left behind */
+ *              │                                │ nothing has come for join_stall_ms
+ *              └──join_timeout_ms, or a final───┴─▶ failed, and nothing is left behind
+ *                 refusal */
 #include <stdio.h>
 #include <string.h>
 
@@ -178,6 +180,21 @@ void join_reply_received(struct node *n, const struct note *note)
     j->joined_ms = node_now(n);
 }
 
+/* Taken in: is anything coming? That pages which have come are put into app.db takes as long as the disk does. */
+static bool stalled(struct node *n)
+{
+    struct join *j = &n->join;
+    raft_index log = n->raft.last_stored + n->raft.last_applied;
+    uint32_t page = transfer_page(n);
+
+    if (j->moved_ms == 0 || log > j->seen_log || page > j->seen_page) {
+        j->moved_ms = node_now(n);
+        j->seen_log = log > j->seen_log ? log : j->seen_log;
+        j->seen_page = page > j->seen_page ? page : j->seen_page;
+    }
+    return !transfer_folding(n) && node_now(n) - j->moved_ms > n->opt.join_stall_ms;
+}
+
 /* Ask the next of the members we were told of; and once taken in, see whether we have arrived. */
 void join_tick(struct node *n)
 {
@@ -205,6 +222,13 @@ void join_tick(struct node *n)
         (n->opt.standby || self->role == RAFT_VOTER) && n->grant.leader_ready) {
         j->joining = false;
         node_set_up(n);
+    } else if (stalled(n)) {
+        err_set(&e, DUST_NOLEADER,
+            "this one was taken in as member %llu, but nothing of the database has come for %u ms: is the leader well, and "
+            "is a majority up? Remove member %llu at another one, and join again",
+            (unsigned long long)n->self.id, n->opt.join_stall_ms, (unsigned long long)n->self.id);
+        j->joining = false;
+        node_fail(n, &e);
     }
 }
 

@@ -28,7 +28,8 @@ struct node_options {
     struct address join[16]; /* members to ask */
     unsigned n_join;
     uint32_t election_ms;
-    uint32_t join_timeout_ms;
+    uint32_t join_timeout_ms; /* until it is taken in */
+    uint32_t join_stall_ms;   /* from then on: without anything new */
     bool standby;     /* join as a standby, not a voter */
     uint32_t n_pages; /* NODE_BOOTSTRAP: of the database as it stands, which gets dust's marks */
 };

@@ -196,6 +196,9 @@ struct join {
     bool joining;
     unsigned ask;
     uint64_t asked_ms, joined_ms;
+    uint64_t moved_ms; /* when something last came, and what: */
+    raft_index seen_log;
+    uint32_t seen_page;
     struct err join_err;   /* the last refusal, for the message when time is up */
     raft_index join_index; /* what was committed when we were taken in */
     bool promoting;        /* taken in, and to become a voter */
@@ -462,6 +465,8 @@ bool transfer_wanted(struct node *n, struct raft_message *m, raft_id from, const
 void transfer_received(struct node *n, const struct note *note); /* an answer */
 /* Pull all pages that differ from the leader, because some here are damaged. False: not now. */
 bool transfer_repair(struct node *n, raft_id from, const char *address);
+uint32_t transfer_page(const struct node *n);  /* the next one to come, 0: none is awaited */
+bool transfer_folding(const struct node *n); /* all have come, and are put into app.db */
 void transfer_tick(struct node *n);
 void transfer_deinit(struct node *n);
 

@@ -74,6 +74,16 @@ static struct transfer *state_of(struct node *n)
     return n->transfer;
 }
 
+uint32_t transfer_page(const struct node *n)
+{
+    return n->transfer != NULL && n->transfer->state == PULLING ? n->transfer->next_pgno : 0;
+}
+
+bool transfer_folding(const struct node *n)
+{
+    return n->transfer != NULL && n->transfer->state == FOLDING;
+}
+
 static void free_held(struct raft_message *m)
 {
     raft_configuration_close(&m->install_snapshot.conf);

@@ -1,9 +1,10 @@
 """Joining, leaving, and what members are."""
 import os
+import re
 
 import pytest
 
-from cluster import plain, wait_until
+from cluster import SLOW, plain, wait_until
 
 
 def roles(m):
@@ -115,6 +116,27 @@ def test_remove_a_dead_member_and_replace_it(box):
     assert d.id() != dead
     d.sql("INSERT INTO t VALUES('d')")
     box.same_files(a, b, d)
+
+
+def test_join_that_comes_to_a_stop(box):
+    """Taken in, and then the leader is gone: the statement ends with an error that says what to do, which works."""
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(x)")
+    a.sql("INSERT INTO t SELECT randomblob(1000000) FROM (VALUES(1),(1),(1),(1),(1),(1),(1),(1),(1),(1))")
+    a.checkpoint()
+    b = box.member("b")
+    uri = "file:%s?vfs=dust&timeout=500&bind=%s&join=%s" % (b.path, b.address, a.address)
+    joining = b.start("open", conn="main", path=uri, uri=True)
+    wait_until("it is taken in", lambda: os.path.exists(b.path + "-dust/member"), 20, every=0.001)
+    a.freeze()
+    said = str(joining.exception(30 * SLOW))
+    left = re.search(r"taken in as member (\d+), .*Remove member \1 at another one", said)
+    assert left, said
+    assert not os.path.exists(b.path + "-dust")
+    a.thaw()
+    a.one("SELECT dust_remove(?)", int(left.group(1)))
+    b.join(a)
+    box.same_files(a, b)
 
 
 def test_remove_a_leader_that_cannot_hand_over(box):

@@ -77,7 +77,8 @@ static bool same_member(const struct member *a, const struct member *b)
     return vid_equal(&a->cluster, &b->cluster) && a->id == b->id && strcmp(a->address, b->address) == 0 &&
            strcmp(a->bind, b->bind) == 0 && a->page_size == b->page_size && a->role == b->role &&
            vid_equal(&a->file_version, &b->file_version) && a->file_index == b->file_index &&
-           vid_equal(&a->prior_version, &b->prior_version) && a->prior_index == b->prior_index && same_starts(a, b);
+           vid_equal(&a->prior_version, &b->prior_version) && a->prior_index == b->prior_index && a->refused == b->refused &&
+           same_starts(a, b);
 }
 
 static void save_and_load(const struct member *m)

@@ -244,6 +244,9 @@ static void member_seeds(void)
         m.role = i == 1 ? MEMBER_STANDBY : MEMBER_VOTER;
         m.file_version.b[3] = (uint8_t)i;
         m.file_index = i * 1000;
+        m.prior_version.b[5] = i == 2;
+        m.prior_index = i == 2 ? 900 : 0;
+        m.refused = i == 2;
         m.starts = i * 3;
         m.n_seen = i;
         m.seen[0].id = 1;
