@@ -16,7 +16,7 @@
  *
  * A block that is not what was written (torn, or damaged) is one of sums that are not known.
  *
- * In memory they are an array, reserved for as many pages as a database can have: it never moves. */
+ * In memory they are arrays, each of twice as many sums as the one before, made when they are needed; they never move. */
 #include "vfs/sums.h"
 
 #include <errno.h>
@@ -26,21 +26,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define BLOCK 4096
 #define PER_BLOCK (BLOCK / 8 - 1)
 #define HEAD_NEXT 48
-#define RESERVE (sizeof(uint64_t) << 32)
 
 struct sums {
     char dir[PATH_MAX - 16];
     int fd;
-    _Atomic uint64_t *sum; /* of page n at n */
+    _Atomic(_Atomic uint64_t *) sum[32]; /* number i: of the pages from 1 << i on, as many */
     uint32_t n_pages;
-    struct vid id;      /* the version that the array is of */
+    struct vid id;      /* the version that they are of */
     bool behind;        /* the file is of an older one: it could not be written */
     struct vid next_id; /* under way: not none */
     uint32_t next_n_pages, n_changes;
@@ -90,21 +88,43 @@ uint64_t page_sum(const void *page, size_t size)
     return sum != 0 ? sum : 1;
 }
 
+static unsigned array_of(uint32_t pgno)
+{
+    return 31 - (unsigned)__builtin_clz(pgno);
+}
+
+static uint64_t sum_of(const struct sums *s, uint32_t pgno)
+{
+    unsigned i = array_of(pgno);
+    _Atomic uint64_t *sum = atomic_load_explicit(&s->sum[i], memory_order_acquire);
+
+    return sum != NULL ? atomic_load_explicit(&sum[pgno - (1u << i)], memory_order_relaxed) : 0;
+}
+
 bool sums_check(const struct sums *s, uint32_t pgno, uint64_t sum)
 {
-    uint64_t known = atomic_load_explicit(&s->sum[pgno], memory_order_relaxed);
+    uint64_t known = sum_of(s, pgno);
 
     return known == 0 || known == sum;
 }
 
 bool sums_known(const struct sums *s, uint32_t pgno)
 {
-    return atomic_load_explicit(&s->sum[pgno], memory_order_relaxed) != 0;
+    return sum_of(s, pgno) != 0;
 }
 
-void sums_set(struct sums *s, uint32_t pgno, uint64_t sum)
+void sums_set(struct sums *s, uint32_t pgno, uint64_t value)
 {
-    atomic_store_explicit(&s->sum[pgno], sum, memory_order_relaxed);
+    unsigned i = array_of(pgno);
+    _Atomic uint64_t *sum = atomic_load_explicit(&s->sum[i], memory_order_relaxed);
+
+    if (sum == NULL && value != 0) {
+        sum = calloc((size_t)1 << i, sizeof *sum);
+        atomic_store_explicit(&s->sum[i], sum, memory_order_release);
+    }
+    if (sum != NULL) {
+        atomic_store_explicit(&sum[pgno - (1u << i)], value, memory_order_relaxed);
+    }
 }
 
 /* ---- the files ---- */
@@ -139,7 +159,7 @@ static int store_block(const struct sums *s, uint32_t block)
 
     for (uint32_t i = 0; i < PER_BLOCK; i++) {
         put(buf + 8 * i,
-            first + i <= UINT32_MAX ? atomic_load_explicit(&s->sum[first + i], memory_order_relaxed) : 0, 8);
+            first + i <= UINT32_MAX ? sum_of(s, (uint32_t)(first + i)) : 0, 8);
     }
     put(buf + BLOCK - 8, block_sum(buf, block), 8);
     return write_at(s->fd, buf, BLOCK, BLOCK * ((off_t)block + 1));
@@ -295,12 +315,6 @@ int sums_open(struct sums **out, const char *dir, const struct vid *id, bool *kn
         return err_set(e, DUST_NOMEM, "out of memory");
     }
     snprintf(s->dir, sizeof s->dir, "%s", dir);
-    s->sum = mmap(NULL, RESERVE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (s->sum == MAP_FAILED) {
-        rv = err_sys(e, errno, "cannot reserve memory for checksums");
-        free(s);
-        return rv;
-    }
     name(s, "sums", path);
     s->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     rv = s->fd < 0 ? errno : load(s, &have);
@@ -350,7 +364,9 @@ void sums_close(struct sums *s)
         if (s->fd >= 0) {
             close(s->fd);
         }
-        munmap((void *)s->sum, RESERVE);
+        for (unsigned i = 0; i < 32; i++) {
+            free((void *)atomic_load_explicit(&s->sum[i], memory_order_relaxed));
+        }
         free(s->changes);
         free(s);
     }

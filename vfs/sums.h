@@ -43,7 +43,7 @@ void sums_close(struct sums *s); /* NULL is fine */
 bool sums_check(const struct sums *s, uint32_t pgno, uint64_t sum);
 bool sums_known(const struct sums *s, uint32_t pgno);
 
-/* For making them anew: set one, then store them all as those of version `id` with n_pages. */
+/* For making them anew: set one (without memory for it, it is not known; one thread at a time), then store them all as those of version `id` with n_pages. */
 void sums_set(struct sums *s, uint32_t pgno, uint64_t sum);
 int sums_store(struct sums *s, const struct vid *id, uint32_t n_pages, struct err *e);
 

@@ -289,7 +289,7 @@ static void sums_seeds(void)
 {
     static const uint8_t zeros[4096];
 
-    for (unsigned choices = 0; choices < 16; choices++) {
+    for (unsigned choices = 0; choices < 32; choices++) {
         begin((uint8_t)choices);
         add_number(520, 2);
         add_number(2 * 4096, 2);

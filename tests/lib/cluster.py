@@ -74,24 +74,23 @@ def wait_until(what, test, timeout=30.0, every=0.02):
         time.sleep(every)
 
 
-_ports = set()
+_ports = []
 _random = random.Random(os.getpid() ^ time.time_ns())
 
 
 def free_port():
-    """A port nobody listens on, below the range from which the kernel takes its own."""
+    """A port nobody has, below the range from which the kernel takes its own. It stays bound here, to nothing, so that
+    other tests at the same time do not choose it while its member is down; a member may bind it all the same."""
     for _ in range(1000):
-        port = _random.randrange(15000, 32000)
-        if port in _ports:
+        s = socket.socket()
+        try:
+            s.bind(("127.0.0.1", _random.randrange(15000, 32000)))
+        except OSError:
+            s.close()
             continue
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _ports.add(port)
-        return port
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _ports.append(s)
+        return s.getsockname()[1]
     raise Late("no free port")
 
 

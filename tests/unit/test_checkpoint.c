@@ -1214,10 +1214,11 @@ static void test_busy(void **state)
     struct images *im = images_new(&old, &new, &id);
     struct err e = {0};
     sqlite3 *reader;
-    char cmd[300];
+    char reading[200], cmd[600];
     FILE *f;
 
     (void)state;
+    snprintf(reading, sizeof reading, "%s-reading", path);
     mark_write(want.b, &id);
     spill(path, &old);
     reader = open_plain(path);
@@ -1238,21 +1239,19 @@ static void test_busy(void **state)
 
     /* a reader in another process */
     snprintf(cmd, sizeof cmd,
-        "sqlite3 %s 'begin; select count(*) from t;' '.shell cat >/dev/null' 'commit;' >/dev/null 2>&1",
-        path);
+        "sqlite3 %s 'begin; select count(*) from t;' '.shell touch %s; cat >/dev/null' 'commit;' >/dev/null 2>&1", path,
+        reading);
     f = popen(cmd, "w");
     assert_non_null(f);
-    for (int i = 0; i < 100; i++) {
-        usleep(20000);
-        im->pos = 0;
-        if (fold_real(path, im, &e) == DUST_BUSY) {
-            break;
-        }
-        assert_true(i < 99);
-        spill(path, &old);
+    for (int i = 0; access(reading, F_OK) != 0; i++) {
+        assert_true(i < 60000);
+        usleep(1000);
     }
+    im->pos = 0;
+    assert_int_equal(fold_real(path, im, &e), DUST_BUSY);
     assert_content(path, &old);
     pclose(f);
+    unlink(reading);
 
     run(reader, "BEGIN");
     assert_int_equal(ask(reader, "SELECT count(*) FROM t"), 300);
