@@ -225,7 +225,7 @@ static int use_log(struct recovery *r, struct err *e)
     int rv = salvage_run(r->db, &r->self, &r->found, e);
     char why[ERR_TEXT_MAX];
 
-    if (rv != DUST_CORRUPT) {
+    if (rv != DUST_CORRUPT && !(rv == DUST_IO && r->found.unreadable)) {
         return rv;
     }
     if (r->force) {

@@ -16,6 +16,7 @@ struct salvage {
     uint64_t last_index, last_term; /* of the log: of several members, the one with the highest term, then index, has most */
     unsigned voters;       /* in the configuration that the log ends with */
     bool is_voter;         /* this member is one */
+    bool unreadable;       /* the log, or a part of it */
     unsigned n_others;
     char others[SALVAGE_OTHERS_MAX][ADDRESS_TEXT_MAX]; /* the addresses of the other voters */
 };
