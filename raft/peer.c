@@ -333,11 +333,20 @@ static void reconnect(struct peer *peer)
     drop_queued(peer, DUST_AGAIN, UINT64_MAX);
 }
 
+/* Also if it failed before: else nobody would be heard. */
+static void listen_again(struct peers *p)
+{
+    if (!uv_is_active((uv_handle_t *)&p->poll)) {
+        uv_poll_start(&p->poll, UV_READABLE, on_readable);
+    }
+}
+
 static void on_housekeeping(uv_timer_t *timer)
 {
     struct peers *p = timer->data;
     uint64_t now = uv_now(p->loop);
 
+    listen_again(p);
     for (struct peer *peer = p->first; peer != NULL; peer = peer->next) {
         if (now > PEER_QUEUE_MS) {
             drop_queued(peer, DUST_AGAIN, now - PEER_QUEUE_MS);
@@ -446,7 +455,7 @@ int peers_open(struct peers **out, uv_loop_t *loop, const struct peers_options *
     uv_timer_init(loop, &p->timer);
     p->poll.data = p->timer.data = p;
     p->handles = 2;
-    uv_poll_start(&p->poll, UV_READABLE, on_readable);
+    listen_again(p);
     uv_timer_start(&p->timer, on_housekeeping, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
     *out = p;
     return DUST_OK;
