@@ -214,6 +214,7 @@ class Client(threading.Thread):
         def body(c, op):
             self.begin(c)
             n, last = self.last(c)
+            self.history.seen(op, {"n": n, "last": last})
             read, effect = {}, ["append"]
             for i, (kind, key) in enumerate(steps):
                 key += base
@@ -235,12 +236,24 @@ class Client(threading.Thread):
     def op_counter(self):
         def body(c, op):
             self.begin(c)
+            n, last = self.last(c)
+            self.history.seen(op, {"n": n, "last": last})
             v = c.execute("UPDATE counter SET v = v + 1 WHERE id = 1 RETURNING v").fetchone()[0]
             n = self.place(c, op, ["count", v])
             c.execute("COMMIT")
             return {"n": n, "v": v}
 
         self.do({"op": "counter"}, body)
+
+    def op_peek(self):
+        """What is the newest for a writer? It looks, and writes nothing."""
+        def body(c, op):
+            c.execute("BEGIN IMMEDIATE")
+            n, last = self.last(c)
+            self.history.seen(op, {"n": n, "last": last})
+            raise Stop()
+
+        self.do({"op": "peek"}, body)
 
     def op_read(self):
         """A snapshot of everything, at some level."""
@@ -309,7 +322,7 @@ class Client(threading.Thread):
 clients = []
 readers = []
 
-MIX = {"bank": 3, "list": 4, "counter": 2, "read": 5, "add": 3, "bump": 1, "write": 2, "cas": 1, "look": 2}
+MIX = {"bank": 3, "list": 4, "counter": 2, "peek": 4, "read": 5, "add": 3, "bump": 1, "write": 2, "cas": 1, "look": 2}
 
 
 def start(path, history_path, who, seed, threads, busy=8.0, pause=0.0):
