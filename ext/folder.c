@@ -24,9 +24,9 @@ int folder_flush_parent(const char *path, struct err *e)
 
 /* Remove the folder of a member that never came to be, or has left. Only what dust makes is removed. `member` goes
  * first: without it what a crash leaves of the rest is nobody's. */
-void folder_remove(const char *path)
+int folder_remove(const char *path, struct err *e)
 {
-    static const char *const names[] = {"pages", "incoming", "probe", "promise", "sums", "sums-next", "key"};
+    static const char *const names[] = {"member.new", "pages", "incoming", "probe", "promise", "sums", "sums-next", "key"};
     char name[4096 + 300];
     struct dirent *d;
     DIR *dir;
@@ -53,8 +53,10 @@ void folder_remove(const char *path)
         unlink(name);
     }
     snprintf(name, sizeof name, "%s-dust", path);
-    rmdir(name);
-    folder_flush_parent(path, NULL);
+    if (rmdir(name) != 0 && errno != ENOENT) {
+        return err_sys(e, errno, "delete %s-dust: it is of no use any more, and could not be removed", path);
+    }
+    return folder_flush_parent(path, e);
 }
 
 int folder_make(const char *path, struct err *e)

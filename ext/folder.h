@@ -7,8 +7,9 @@
 /* Make the folder of the database `path`. DUST_EXISTS, DUST_IO, DUST_FULL. */
 int folder_make(const char *path, struct err *e);
 
-/* Remove it, with all that dust makes in it. */
-void folder_remove(const char *path);
+/* Remove it, with all that dust makes in it. DUST_IO: it is still there, or a part of it; the text says what to do. e may
+ * be NULL. */
+int folder_remove(const char *path, struct err *e);
 
 /* Flush the names in the folder that `path` is in. */
 int folder_flush_parent(const char *path, struct err *e);

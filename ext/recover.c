@@ -338,7 +338,8 @@ static void undo(struct recovery *r)
         unlink(journal);
     }
     if (r->made_folder) {
-        folder_remove(r->dest);
+        folder_remove(r->dest, NULL);
+        r->made_folder = false;
     }
 }
 
@@ -410,6 +411,12 @@ int recover_run(struct sqlite_lib *lib, const char *src, const char *dest, bool 
     }
     if (rv == DUST_OK) {
         r->made_file = false;
+        database_free(r->db);
+        r->db = NULL;
+        rv = r->made_folder ? folder_remove(r->dest, e) : DUST_OK;
+        r->made_folder = false;
+    }
+    if (rv == DUST_OK) {
         snprintf(said, ERR_TEXT_MAX,
             "%.150s is an ordinary database: version %s, %u pages; the log %s entry %llu of term %llu, %llu "
             "transactions beyond the last checkpoint; dust_start makes a new cluster of it",

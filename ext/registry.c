@@ -445,7 +445,7 @@ fail:
     free(h);
     database_free(db);
     if (undone) {
-        folder_remove(path);
+        folder_remove(path, NULL);
     } else {
         char why[ERR_TEXT_MAX];
 
@@ -523,7 +523,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
 fail:
     free(h);
     database_free(db);
-    folder_remove(path);
+    folder_remove(path, NULL);
     return rv;
 }
 
@@ -594,10 +594,9 @@ static int leave(struct hosted *h, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    folder_remove(h->db->path);
     atomic_store(&h->gone, true);
     /* Connections that are open keep pointing at the database and the node: they stay, and answer with an error. */
-    return DUST_OK;
+    return folder_remove(h->db->path, e);
 }
 
 int registry_leave(struct hosted *h, struct err *e)
