@@ -25,7 +25,7 @@ DUST, RAFT, UV, SQLITE = 1, 2, 4, 8
 # nanomsg ends the process when its memory runs out, and libraft does not survive all of that either: only dust's own.
 KINDS = {"memory": (MEMORY, DUST), "disk": (DISK, DUST | RAFT | UV | SQLITE), "network": (NETWORK | LOOP, DUST)}
 MODES = {"once": 0, "persistent": 1, "short": 2}
-SCENARIOS = ["one", "start", "open", "join", "follow", "fetch", "leave", "recover"]
+SCENARIOS = ["one", "start", "open", "join", "follow", "fetch", "recover", "leave"]
 
 
 def cases():
