@@ -547,14 +547,12 @@ static int take_out(struct hosted *h, struct err *e)
 {
     uint32_t timeout_ms = h->db->options.timeout_ms;
     struct node_member *list;
-    struct node_view view;
     unsigned n;
     int rv;
 
     if (node_was_removed(h->node)) {
         return DUST_OK;
     }
-    node_view(h->node, &view);
     rv = node_members(h->node, &list, &n, e);
     if (rv == DUST_OK) {
         free(list);
@@ -562,7 +560,7 @@ static int take_out(struct hosted *h, struct err *e)
     if (rv == DUST_OK && n > 1) {
         rv = node_catch_up(h->node, timeout_ms, e);
         if (rv == DUST_OK) {
-            rv = node_change(h->node, CHANGE_REMOVE, view.id, timeout_ms, e);
+            rv = node_change(h->node, CHANGE_REMOVE, h->db->origin, timeout_ms, e);
         }
         if (rv == DUST_NOTFOUND) {
             return DUST_OK;
