@@ -4,6 +4,7 @@ what is left is opened.
 Environment
   CRASH_RECORD  the library of record.c; default beside the extension
   CRASH_ALL     1: every point and every style (by hand: many minutes); else a sample
+  CRASH_JOBS    so many states at once, each in a network namespace of its own (by hand, as root); default 1
   CRASH_SEED    of the sample and of what is lost; default 1
   DUST_SCALE    multiplies the size of the sample
 """
@@ -23,6 +24,7 @@ from cluster import LIB, PYTHON, SLOW, Member, child_env, scaled
 RECORD = os.path.abspath(
     os.environ.get("CRASH_RECORD", os.path.join(os.path.dirname(LIB), "tests", "librecord.so")))
 ALL = os.environ.get("CRASH_ALL", "") == "1"
+JOBS = int(os.environ.get("CRASH_JOBS", "1"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
 
 
@@ -43,6 +45,12 @@ class Recording:
     def begin(self):
         """What is in the folder now is on disk."""
         shutil.copytree(self.live, self.before)
+
+    def remove(self):
+        """What is no longer needed of it."""
+        shutil.rmtree(self.live)
+        shutil.rmtree(self.before)
+        os.unlink(self.log)
 
     def member(self, name, folder=""):
         path = os.path.join(self.live, folder, name + ".db")
@@ -69,17 +77,26 @@ def stop(*members):
         m.kill9()
 
 
+APART = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"']
+
+
 class Opener:
-    """Opens databases in fresh processes (opener.py)."""
+    """Opens databases in fresh processes (opener.py), which each process that uses this has of its own."""
 
     def __init__(self):
+        self.p = self.pid = None
+
+    def begin(self):
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "opener.py")
-        self.p = subprocess.Popen([PYTHON, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                  env=child_env())
+        self.p = subprocess.Popen((APART if JOBS > 1 else []) + [PYTHON, program], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True, env=child_env())
+        self.pid = os.getpid()
 
     def open(self, *jobs):
         """jobs: (path, [sql or (sql, params)]). For each: the rows of each step, and the error that ended it or None.
         """
+        if self.pid != os.getpid():
+            self.begin()
         request = {"lib": LIB, "jobs": [
             {"path": path, "steps": [[s, []] if isinstance(s, str) else list(s) for s in steps]}
             for path, steps in jobs]}
@@ -91,8 +108,9 @@ class Opener:
         return [(a["rows"], a["error"]) for a in answers]
 
     def shut(self):
-        self.p.stdin.close()
-        self.p.wait(120 * SLOW)
+        if self.pid == os.getpid():
+            self.p.stdin.close()
+            self.p.wait(120 * SLOW)
 
 
 def plain(path, *sqls):
@@ -139,18 +157,16 @@ class Losses:
             at = [seq for seq in at if seq > begin]
         self.points = [seq for seq in at if pick is None or pick(self.records[seq])]
         self.tried = {}
-        self.n_states = 0
 
     def sample(self, n):
-        if ALL or n >= len(self.points):
-            return set(self.points)
-        return set(self.rng.sample(self.points, n))
+        if n is None or n >= len(self.points):
+            return list(self.points)
+        return sorted(self.rng.sample(self.points, n))
 
-    def states(self, n):
-        """For n of the points, the states that can be left."""
+    def states(self, chosen):
+        """The states that can be left after these points."""
         disk = replay.Disk(self.before)
-        chosen = self.sample(n)
-        self.n_points = len(chosen)
+        chosen = set(chosen)
         marks, last = list(self.marks), None
         for r in self.records + [None]:
             if r is not None and r.kind == "MARK":
@@ -171,21 +187,54 @@ class Losses:
                 self.tried[key] = len(marks)
                 yield Point(state, r.seq, r, style, marks)
 
-    def check(self, n, look):
-        bad, t = [], time.monotonic()
-        folder = self.box.path("state")
-        for point in self.states(n):
+    def look_at(self, chosen, look, folder):
+        """The count of states after these points, and what was wrong with them."""
+        n, bad = 0, []
+        for point in self.states(chosen):
             shutil.rmtree(folder, ignore_errors=True)
             point.state.write(folder)
-            self.n_states += 1
+            n += 1
             try:
                 look(point, folder)
             except AssertionError as e:
                 bad.append("%s: %s" % (point, e))
                 if os.environ.get("DUST_KEEP"):
-                    point.state.write(self.box.path("loss%d" % len(bad)))
+                    point.state.write("%s-loss%d" % (folder, len(bad)))
+        return n, bad
+
+    def in_child(self, chosen, look, job):
+        """The same in a process of its own: its pid and the pipe that brings the answer."""
+        from_child, to_parent = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            answer = [0, ["job %d has failed" % job]]
+            try:
+                self.rng = random.Random("%d %d" % (SEED, job))
+                answer = self.look_at(chosen, look, self.box.path("state%d" % job))
+            finally:
+                with os.fdopen(to_parent, "w") as f:
+                    json.dump(answer, f)
+                os._exit(0)
+        os.close(to_parent)
+        return pid, os.fdopen(from_child)
+
+    def check(self, n, look):
+        """n: after how many points, unless all are wanted."""
+        t = time.monotonic()
+        chosen = self.sample(None if ALL else n)
+        if JOBS > 1:
+            children = [self.in_child(chosen[job::JOBS], look, job) for job in range(JOBS)]
+            answers = []
+            for pid, pipe in children:
+                with pipe:
+                    answers.append(json.load(pipe))
+                os.waitpid(pid, 0)
+        else:
+            answers = [self.look_at(chosen, look, self.box.path("state"))]
+        self.n_states = sum(a[0] for a in answers)
+        bad = [b for a in answers for b in a[1]]
         print("%d records, %d points, %d tried, %d states, %d losses, %.0f s" % (
-            len(self.records), len(self.points), self.n_points, self.n_states, len(bad), time.monotonic() - t))
+            len(self.records), len(self.points), len(chosen), self.n_states, len(bad), time.monotonic() - t))
         sys.stdout.flush()
         assert not bad, "%d losses in %d states:\n%s" % (len(bad), self.n_states, "\n".join(bad[:10]))
 
