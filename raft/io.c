@@ -209,11 +209,17 @@ static void cut_entries(struct node *n, raft_index start, struct raft_entry *ent
 /* The log is never shorter than what is noted as promised. */
 static int truncate_from(struct node *n, raft_index index)
 {
+    int rv;
+
     if (!promise_lower(&n->promise, index - 1)) {
         guard_metadata_failed(&n->io.guard);
         return 0; /* nothing is written any more */
     }
-    return n->io.truncate(&n->io.raft_io, index);
+    rv = n->io.truncate(&n->io.raft_io, index);
+    if (rv == 0) {
+        truncation_begin(n, index);
+    }
+    return rv;
 }
 
 static int io_truncate(struct raft_io *raft_io, raft_index index)
@@ -224,7 +230,7 @@ static int io_truncate(struct raft_io *raft_io, raft_index index)
 void io_started(struct node *n)
 {
     if (n->io.cut_index != 0) {
-        truncate_from(n, n->io.cut_index); /* if it does not reach the disk, no harm is done */
+        truncate_from(n, n->io.cut_index);
         n->io.cut_index = 0;
     }
     guard_started(&n->io.guard, deliver, n);
@@ -316,6 +322,13 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     return 0;
 }
 
+/* The disk has failed, and libraft has not been told: the instance is closed, and begun anew when the disk is well. */
+static void disk_failed(struct node *n, const struct err *e)
+{
+    n->io.write_code = e->code == DUST_FULL ? DUST_FULL : DUST_IO;
+    again_later(n, e);
+}
+
 /* libraft's storage forgets what waits behind a write that could not be begun, and nobody hears of it: the member would
  * take part as if it wrote, and never finish. Ticks are counted, not time: a process that was stopped is not a slow disk. */
 void io_tick(struct node *n)
@@ -323,16 +336,21 @@ void io_tick(struct node *n)
     const struct append_req *oldest = n->io.appends;
     struct err e;
 
+    if (guard_dead(&n->io.guard)) {
+        return;
+    }
+    if (truncation_failed(n, &e)) {
+        disk_failed(n, &e);
+        return;
+    }
     while (oldest != NULL && oldest->older != NULL) {
         oldest = oldest->older;
     }
-    if (oldest == NULL || guard_dead(&n->io.guard) || n->ticks - oldest->begun < STUCK_TICKS) {
-        return;
+    if (oldest != NULL && n->ticks - oldest->begun >= STUCK_TICKS) {
+        err_set(&e, DUST_IO, "a write of the log in %s/raft has not come to an end for %u s", n->db->dir,
+            STUCK_TICKS * TICK_MS / 1000);
+        disk_failed(n, &e);
     }
-    n->io.write_code = DUST_IO;
-    err_set(&e, DUST_IO, "a write of the log in %s/raft has not come to an end for %u s", n->db->dir,
-        STUCK_TICKS * TICK_MS / 1000);
-    again_later(n, &e);
 }
 
 /* A write that cannot even be begun is one that has failed: its callback says so, as for any other. */
@@ -341,6 +359,9 @@ void io_write_now(struct node *n)
     struct append_req *a = n->io.delayed, *next;
 
     n->io.delaying = false;
+    if (n->io.truncation.index != 0) {
+        return; /* not before the log is cut (truncation.c) */
+    }
     n->io.delayed = NULL;
     n->io.delayed_tail = &n->io.delayed;
     for (; a != NULL; a = next) {
@@ -497,6 +518,8 @@ static void cancel_all(struct node *n)
 {
     struct put_req *p = n->io.kept_put;
 
+    n->io.delayed = NULL;
+    n->io.delayed_tail = &n->io.delayed;
     while (n->io.appends != NULL) {
         struct append_req *a = n->io.appends;
 

@@ -41,6 +41,19 @@ struct node;
 
 enum node_state { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED };
 
+/* ---- truncation.c: the log being cut on disk ---- */
+struct truncation {
+    raft_index index; /* from where on; nothing is written until it is done. 0: none is under way */
+    uint64_t begun;   /* n->ticks */
+    bool over;        /* it has failed */
+    uv_work_t work;
+    /* what was looked for and seen last, in the thread pool */
+    raft_index looked_for;
+    bool done;
+    int result;
+    struct err err;
+};
+
 /* ---- io.c: raft_io over libraft's disk and our peers ---- */
 struct io {
     struct raft_io raft_io;
@@ -72,6 +85,7 @@ struct io {
     struct append_req *delayed, **delayed_tail; /* to be written by io_write_now, oldest first */
     bool delaying;
     raft_index noticed; /* the commit index when `notice` was last started */
+    struct truncation truncation;
     struct put_req *kept_put;
     int write_code; /* of the last write of the log that failed, 0: none did */
 };
@@ -378,9 +392,13 @@ struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
 void io_tick(struct node *n);
-void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
+void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set, or the log is being cut */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
+
+/* truncation.c */
+void truncation_begin(struct node *n, raft_index index); /* libraft's storage has been told to cut the log here */
+bool truncation_failed(const struct node *n, struct err *e);
 
 /* fsm.c */
 void fsm_init(struct node *n);

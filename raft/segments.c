@@ -212,3 +212,59 @@ int segments_last(const char *dir, uint64_t *last, struct err *e)
     }
     return rv;
 }
+
+/* One that was never written to begins with zeros. */
+static int in_use(const char *dir, const char *name, bool *yes, struct err *e)
+{
+    char path[4096 + 300];
+    uint64_t format = 0;
+    ssize_t n;
+    int fd;
+
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) {
+        return DUST_OK; /* it has just been closed, or removed */
+    }
+    n = fd >= 0 ? pread(fd, &format, sizeof format, 0) : -1;
+    if (n < 0) {
+        int rv = err_sys(e, errno, "cannot read %s", path);
+
+        if (fd >= 0) {
+            close(fd);
+        }
+        return rv;
+    }
+    close(fd);
+    *yes = *yes || format != 0;
+    return DUST_OK;
+}
+
+int segments_truncated(const char *dir, uint64_t index, bool *done, struct err *e)
+{
+    DIR *folder = opendir(dir);
+    bool there = false;
+    struct dirent *d;
+    int rv = DUST_OK;
+
+    *done = false;
+    if (folder == NULL) {
+        return err_sys(e, errno, "cannot read %s", dir);
+    }
+    while (rv == DUST_OK && !there && (d = readdir(folder)) != NULL) {
+        unsigned long long first, last;
+        int end = 0;
+
+        if (sscanf(d->d_name, "open-%llu%n", &first, &end) == 1 && d->d_name[end] == '\0') {
+            rv = in_use(dir, d->d_name, &there, e);
+        } else if (sscanf(d->d_name, "%16llu-%16llu%n", &first, &last, &end) == 2 && d->d_name[end] == '\0') {
+            there = last >= index;
+        }
+    }
+    if (rv == DUST_OK && !there) {
+        *done = fsync(dirfd(folder)) == 0;
+        rv = *done ? DUST_OK : err_sys(e, errno, "cannot flush the folder %s", dir);
+    }
+    closedir(folder);
+    return rv;
+}

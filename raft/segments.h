@@ -25,4 +25,8 @@ bool segments_decode(const uint8_t *data, size_t len, uint64_t *count, bool *bro
  * left to libraft to judge; DUST_IO, DUST_NOMEM. Any thread; reads the disk. */
 int segments_last(const char *dir, uint64_t *last, struct err *e);
 
+/* Has the log been cut at `index`, which was being asked for, nothing being written meanwhile: does no closed segment reach
+ * there, and is no open one in use? If so, the folder has been flushed. DUST_IO. Any thread. */
+int segments_truncated(const char *dir, uint64_t index, bool *done, struct err *e);
+
 #endif

@@ -1,10 +1,10 @@
-/* raft_io over a log in memory, in the place of libraft's own storage (raft_uv_init and its kin; segments_last, which looks
- * into its files).
+/* raft_io over a log in memory, in the place of libraft's own storage (raft_uv_init and its kin; segments_last and
+ * segments_truncated, which look into its files).
  *
  * Appends, truncates and snapshot_puts are queued and done one after the other, each taking its time; a crash loses
  * what was not done, or a part of it. Term and vote are stored at once. As with raft_uv, a truncate that comes behind a
- * pending snapshot_put is lost; after a failed append all that follow fail; and a close lets the write that has begun
- * finish and cancels the others, the oldest first.
+ * pending snapshot_put is lost, and nobody hears of one that fails; after a failed append all that follow fail; and a
+ * close lets the write that has begun finish and cancels the others, the oldest first.
  *
  * With each instance go a timer on its loop, for libraft's ticks, and a hold on the loop until it is closed. */
 #include "tests/sim/log.h"
@@ -224,7 +224,9 @@ static void op_done(void *arg)
     }
     op_pop(s);
     s->busy = false;
-    if (op->what != OP_TRUNCATE && (s->errored || files_write_fails(m))) {
+    if (op->what == OP_TRUNCATE && files_write_fails(m)) {
+        tally()->failed_truncates++;
+    } else if (op->what != OP_TRUNCATE && (s->errored || files_write_fails(m))) {
         op->status = chance(5000) ? RAFT_NOSPACE : RAFT_IOERR;
         if (!s->errored && op->what == OP_APPEND) {
             s->errored = true;
@@ -603,6 +605,7 @@ static int l_random(struct raft_io *io, int min, int max)
 int __wrap_raft_uv_init(
     struct raft_io *io, struct uv_loop_s *loop, const char *dir, struct raft_uv_transport *transport);
 int __wrap_segments_last(const char *dir, uint64_t *last, struct err *e);
+int __wrap_segments_truncated(const char *dir, uint64_t index, bool *done, struct err *e);
 void __wrap_raft_uv_close(struct raft_io *io);
 void __wrap_raft_uv_set_auto_recovery(struct raft_io *io, bool on);
 int __wrap_raft_uv_set_snapshot_compression(struct raft_io *io, bool on);
@@ -618,6 +621,15 @@ int __wrap_segments_last(const char *dir, uint64_t *last, struct err *e)
     (void)e;
     *last = l->first + l->n - 1;
     *last = *last < l->snapshot.index ? l->snapshot.index : *last;
+    return DUST_OK;
+}
+
+int __wrap_segments_truncated(const char *dir, uint64_t index, bool *done, struct err *e)
+{
+    const struct log *l = &machine_of_path(dir)->log;
+
+    (void)e;
+    *done = l->first + l->n <= index;
     return DUST_OK;
 }
 

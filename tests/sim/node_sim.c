@@ -332,7 +332,7 @@ static bool everything_met(const struct tally *t)
            t->reads_refused > 0 && t->crashes > 0 && t->power_losses > 0 && t->cuts > 0 && t->one_way_cuts > 0 &&
            t->resets > 0 && t->pauses > 0 && t->disk_faults > 0 && t->transfers > 0 && t->removals > 0 &&
            t->roles > 0 && t->elections > 0 && t->snapshots > 0 && t->installs > 0 && t->pulls > 0 &&
-           t->loops > t->starts;
+           t->loops > t->starts && t->failed_truncates > 0;
 }
 
 static int run_ci(const struct options *base)

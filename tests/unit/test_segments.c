@@ -42,6 +42,15 @@ static void make(const char *name, const void *data, size_t size, size_t zeros)
     close(fd);
 }
 
+static int rename_(const char *from, const char *to)
+{
+    char a[sizeof dir + 64], b[sizeof dir + 64];
+
+    snprintf(a, sizeof a, "%s/%s", dir, from);
+    snprintf(b, sizeof b, "%s/%s", dir, to);
+    return rename(a, b);
+}
+
 static uint64_t last(void)
 {
     uint64_t v = 12345;
@@ -123,12 +132,45 @@ static void test_another_format(void **state)
     assert_int_not_equal(segments_last("/nonexistent", &v, &e), DUST_OK);
 }
 
+static bool truncated(uint64_t index)
+{
+    bool done;
+    struct err e;
+
+    assert_int_equal(segments_truncated(dir, index, &done, &e), DUST_OK);
+    return done;
+}
+
+/* Cutting goes: the open segment is closed, a shorter one is made, the longer ones are removed. */
+static void test_truncated(void **state)
+{
+    static const uint8_t zeros[64];
+
+    (void)state;
+    assert_true(truncated(8));
+    make("0000000000000005-0000000000000007", "", 0, 10);
+    make("open-4", two_batches, sizeof two_batches, 100); /* 8 to 10 */
+    make("open-5", zeros, sizeof zeros, 100);
+    assert_false(truncated(9));
+    assert_false(truncated(8)); /* though no closed one reaches there */
+    assert_int_equal(rename_("open-4", "0000000000000008-0000000000000010"), 0);
+    assert_false(truncated(9));
+    make("0000000000000008-0000000000000008", "", 0, 10);
+    assert_false(truncated(9));
+    assert_int_equal(rename_("0000000000000008-0000000000000010", "gone"), 0);
+    assert_true(truncated(9));
+    assert_false(truncated(8));
+    make("open-5", two_batches, sizeof two_batches, 100);
+    assert_false(truncated(9));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_names, empty),
         cmocka_unit_test_teardown(test_where_a_batch_is_not_whole, empty),
         cmocka_unit_test_teardown(test_another_format, empty),
+        cmocka_unit_test_teardown(test_truncated, empty),
     };
     int failed;
 
