@@ -1,4 +1,7 @@
-"""A change of the cluster that was never agreed on: the member that has it in its log cuts it off and begins again."""
+"""What was never agreed on is cut off the log: a change of the cluster, with which the member begins again; transactions,
+also if the disk does not let it."""
+import os
+
 import pytest
 
 from cluster import SqlError, wait_until
@@ -56,3 +59,49 @@ def test_a_change_that_was_not_agreed(box):
     a.restart()
     a.sql("INSERT INTO t VALUES('again')", timeout=90)
     box.same_files(a, b, c)
+
+
+def test_a_log_that_cannot_be_cut(box):
+    """A leader that was overtaken cannot write its log anew without what was not agreed. What comes after must not get
+    behind that."""
+    a, b, c = members = [box.member(n) for n in "abc"]
+    for m in members:  # as above
+        m.open("file:%s?vfs=dust&election=4000&bind=%s%s" % (m.path, m.address, "&join=" + a.address if m is not a else ""),
+               uri=True)
+    a.sql("CREATE TABLE t(x)")
+    box.settle(*members)
+    stored = a.status()["stored_index"]
+    b.kill9()
+    c.kill9()
+    alone = []
+    for i in range(3):
+        a.open(a.path, conn="alone%d" % i)
+        alone.append(a.start("sql", conn="alone%d" % i, sql="INSERT INTO t VALUES('alone')", params=[]))
+    wait_until("they are in the leader's log", lambda: a.status()["stored_index"] == stored + 3, 20)
+    a.freeze()
+    b.restart()
+    c.restart()
+    b.sql("INSERT INTO t VALUES('agreed')", timeout=90)
+    # What libraft makes first is there already, which it does not expect; it says nothing about that.
+    raft = a.path + "-dust/raft"
+    first = 1 + max(int(name.split("-")[1]) for name in os.listdir(raft) if name[0] == "0")
+    with open("%s/tmp-%016d-%016d" % (raft, first, stored), "w"):
+        pass
+    a.thaw()
+    wait_until("a notices", lambda: any("could not be cut at entry %d" % (stored + 1) in r for r in reports(a)), 60)
+    for i in range(20):
+        b.sql("INSERT INTO t VALUES(?)", "more%d" % i, timeout=90)
+    for job in alone:
+        with pytest.raises(SqlError) as e:
+            a.get(job, 90)
+        assert e.value.name == "SQLITE_BUSY_SNAPSHOT", e.value
+    a.sql("INSERT INTO t VALUES('after')", timeout=90)
+    box.same_files(*members)
+    for m in members:
+        m.kill9()
+    for m in members:
+        m.restart()
+    a.sql("INSERT INTO t VALUES('again')", timeout=90)
+    box.same_files(*members)
+    assert sorted(r[0] for r in a.sql("SELECT x FROM t")) == sorted(
+        ["agreed", "after", "again"] + ["more%d" % i for i in range(20)])
