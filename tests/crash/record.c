@@ -39,7 +39,7 @@
 #define FDS_MAX 65536
 #define CALLS_MAX 64 /* writes in one io_submit, events of one io_getevents */
 
-enum kind { OPEN, CLOSE, WRITE, SIZE, ALLOC, RENAME, UNLINK, MKDIR, RMDIR, LINK, SYNC, SUBMIT, DONE, MARK, ODD };
+enum kind { OPEN, CLOSE, WRITE, SIZE, ALLOC, RENAME, UNLINK, MKDIR, RMDIR, LINK, SYNC, SUBMIT, DONE, MARK, ODD, CUT };
 
 struct record {
     uint32_t magic, kind;
@@ -417,7 +417,7 @@ CHANGE_FD(fdatasync, (int fd), (fd), SYNC, 0, 0, 0)
 
 /* ---- names ---- */
 
-#define CHANGE_NAME(name, declared, passed, at, path, kind)                                                            \
+#define CHANGE_NAME(name, declared, passed, at, path, kind, len)                                                       \
     int name declared                                                                                                  \
     {                                                                                                                  \
         char buf[PATH_MAX];                                                                                            \
@@ -427,7 +427,7 @@ CHANGE_FD(fdatasync, (int fd), (fd), SYNC, 0, 0, 0)
         lock();                                                                                                        \
         rv = real passed;                                                                                              \
         if (rv == 0 && rel != NULL) {                                                                                  \
-            note(kind, -1, 0, rel, NULL, 0, 0);                                                                        \
+            note(kind, -1, 0, rel, NULL, 0, len);                                                                      \
         }                                                                                                              \
         unlock();                                                                                                      \
         return rv;                                                                                                     \
@@ -449,16 +449,16 @@ CHANGE_FD(fdatasync, (int fd), (fd), SYNC, 0, 0, 0)
         return rv;                                                                                                     \
     }
 
-CHANGE_NAME(unlink, (const char *path), (path), AT_FDCWD, path, UNLINK)
+CHANGE_NAME(unlink, (const char *path), (path), AT_FDCWD, path, UNLINK, 0)
 CHANGE_NAME(unlinkat, (int at, const char *path, int flags), (at, path, flags), at, path,
-    flags &AT_REMOVEDIR ? RMDIR : UNLINK)
-CHANGE_NAME(mkdir, (const char *path, mode_t mode), (path, mode), AT_FDCWD, path, MKDIR)
-CHANGE_NAME(mkdirat, (int at, const char *path, mode_t mode), (at, path, mode), at, path, MKDIR)
-CHANGE_NAME(rmdir, (const char *path), (path), AT_FDCWD, path, RMDIR)
-CHANGE_NAME(truncate, (const char *path, off_t size), (path, size), AT_FDCWD, path, ODD)
-CHANGE_NAME(truncate64, (const char *path, off_t size), (path, size), AT_FDCWD, path, ODD)
-CHANGE_NAME(symlink, (const char *to, const char *path), (to, path), AT_FDCWD, path, ODD)
-CHANGE_NAME(remove, (const char *path), (path), AT_FDCWD, path, ODD)
+    flags &AT_REMOVEDIR ? RMDIR : UNLINK, 0)
+CHANGE_NAME(mkdir, (const char *path, mode_t mode), (path, mode), AT_FDCWD, path, MKDIR, 0)
+CHANGE_NAME(mkdirat, (int at, const char *path, mode_t mode), (at, path, mode), at, path, MKDIR, 0)
+CHANGE_NAME(rmdir, (const char *path), (path), AT_FDCWD, path, RMDIR, 0)
+CHANGE_NAME(truncate, (const char *path, off_t size), (path, size), AT_FDCWD, path, CUT, size)
+CHANGE_NAME(truncate64, (const char *path, off_t size), (path, size), AT_FDCWD, path, CUT, size)
+CHANGE_NAME(symlink, (const char *to, const char *path), (to, path), AT_FDCWD, path, ODD, 0)
+CHANGE_NAME(remove, (const char *path), (path), AT_FDCWD, path, ODD, 0)
 CHANGE_NAMES(rename, (const char *old, const char *new), (old, new), AT_FDCWD, old, AT_FDCWD, new, RENAME)
 CHANGE_NAMES(
     renameat, (int at, const char *old, int at2, const char *new), (at, old, at2, new), at, old, at2, new, RENAME)

@@ -28,10 +28,10 @@ import struct
 BLOCK = 4096
 SECTOR = 512
 KINDS = ["OPEN", "CLOSE", "WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR", "RMDIR", "LINK", "SYNC", "SUBMIT",
-         "DONE", "MARK", "ODD"]
+         "DONE", "MARK", "ODD", "CUT"]
 HEAD = struct.Struct("=IIiiiIIIqqQ")
 MAGIC = 0x43524153
-CHANGES = {"WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR", "RMDIR", "LINK", "SYNC", "SUBMIT", "DONE"}
+CHANGES = {"WRITE", "SIZE", "ALLOC", "RENAME", "UNLINK", "MKDIR", "RMDIR", "LINK", "SYNC", "SUBMIT", "DONE", "CUT"}
 STYLES = ("none", "all", "files", "names", "ordered", "any", "torn", "tail")
 NOISE = ("/pages", "-shm")
 
@@ -352,6 +352,9 @@ class Disk:
 
     def do_size(self, r):
         self.op(self.file_of(r), Op("SIZE", len_=r.len))
+
+    def do_cut(self, r):
+        self.op(self.node(r.path), Op("SIZE", len_=r.len))
 
     def do_alloc(self, r):
         assert r.flags & ~1 == 0, r
