@@ -272,13 +272,20 @@ static const struct host host = {
 
 /* ---- adoption ---- */
 
-struct hosted *lib_member(struct conn *c)
+struct dfile *lib_main_file(struct conn *c)
 {
     struct dfile *f = c->files;
 
     while (f != NULL && f->next != NULL) {
         f = f->next; /* the main database was connected first */
     }
+    return f;
+}
+
+struct hosted *lib_member(struct conn *c)
+{
+    struct dfile *f = lib_main_file(c);
+
     return f != NULL ? registry_of(f->db) : NULL;
 }
 

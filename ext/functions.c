@@ -1,5 +1,8 @@
 /* The SQL functions. All are registered on every connection; those about a member say so when there is none.
  *
+ * Those of the first kind (`callables`) are answered by the process that hosts the member; their arguments and results
+ * are cells. The others are about this process and its connection.
+ *
  * A function is called with SQLite's table of functions known only by which copy of SQLite calls: the trampolines, one
  * for each copy, know it. user_data is a struct registration: the function and the connection. */
 #include <sqlite3ext.h>
@@ -7,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ext/call.h"
 #include "ext/lib.h"
 #include "ext/recover.h"
 #include "vfs/mark.h"
@@ -14,9 +18,194 @@
 #define CHANGE_TIMEOUT_MS 30000u
 #define OUTCOME_TIMEOUT_MS 5000u
 
+/* ---- answered by the host ---- */
+
+static int give_text(struct rows *out, const char *s)
+{
+    cell_text(out, row_new(out), s);
+    return DUST_OK;
+}
+
+static int give_int(struct rows *out, uint64_t v)
+{
+    cell_int(row_new(out), v);
+    return DUST_OK;
+}
+
+static int64_t arg_int(const struct cell *c)
+{
+    return c->type == CELL_INT ? c->i : c->type == CELL_TEXT ? strtoll(c->text, NULL, 10) : 0;
+}
+
+static int fn_id(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    (void)args;
+    (void)e;
+    return give_int(out, h->db->origin);
+}
+
+static int fn_role(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    struct node_view v;
+
+    (void)args;
+    (void)e;
+    node_view(h->node, &v);
+    return give_text(out, v.role);
+}
+
+static int fn_leader(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    struct node_view v;
+
+    (void)args;
+    (void)e;
+    node_view(h->node, &v);
+    if (v.leader_id != 0) {
+        return give_text(out, v.leader);
+    }
+    row_new(out);
+    return DUST_OK;
+}
+
+static int fn_head(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    char hex[VID_HEX_SIZE];
+    struct head_info head;
+
+    (void)args;
+    (void)e;
+    store_agreed(h->db->store, &head);
+    return give_text(out, vid_hex(&head.id, hex));
+}
+
+static int fn_index(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    (void)args;
+    (void)e;
+    return give_int(out, store_applied(h->db->store));
+}
+
+static int fn_wait(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    int64_t index = arg_int(&args[0]), ms = arg_int(&args[1]);
+
+    if (index < 0 || ms < 0 || ms > 86400000) {
+        return err_set(e, DUST_MISUSE, "dust_wait(index, ms): an index and a time from 0 to 86400000 ms are needed");
+    }
+    return give_int(out, store_wait_applied(h->db->store, (uint64_t)index, (uint32_t)ms) == DUST_OK);
+}
+
+static int change(struct hosted *h, const struct cell *args, struct rows *out, enum node_change what, struct err *e)
+{
+    int64_t id = arg_int(&args[0]);
+    int rv;
+
+    if (id <= 0) {
+        return err_set(e, DUST_MISUSE, "the id of a member is needed (see SELECT id, address FROM dust_members)");
+    }
+    rv = node_change(h->node, what, (uint64_t)id, CHANGE_TIMEOUT_MS, e);
+    return rv == DUST_OK ? give_int(out, (uint64_t)id) : rv;
+}
+
+static int fn_remove(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    return change(h, args, out, CHANGE_REMOVE, e);
+}
+
+static int fn_promote(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    return change(h, args, out, CHANGE_PROMOTE, e);
+}
+
+static int fn_demote(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    return change(h, args, out, CHANGE_DEMOTE, e);
+}
+
+static int fn_transfer(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    return change(h, args, out, CHANGE_TRANSFER, e);
+}
+
+static int fn_checkpoint(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    int rv = node_checkpoint(h->node, e);
+
+    return rv == DUST_OK ? fn_head(h, args, out, e) : rv;
+}
+
+static int outcome(struct hosted *h, const struct cell *id_cell, int64_t after, struct rows *out, struct err *e)
+{
+    static const char *const names[] = {[OUTCOME_UNKNOWN] = "unknown", [OUTCOME_PENDING] = "pending",
+        [OUTCOME_AGREED] = "agreed", [OUTCOME_VOID] = "void"};
+    enum outcome what;
+    struct vid id;
+    int rv;
+
+    if (id_cell->type != CELL_TEXT || !vid_parse(&id, id_cell->text) || after < 0) {
+        return err_set(e, DUST_MISUSE,
+            "dust_outcome(id): the 32 hex digits of a transaction's id are needed, as the error of a commit names them");
+    }
+    rv = node_outcome(h->node, &id, (uint64_t)after, OUTCOME_TIMEOUT_MS, &what, e);
+    return rv == DUST_OK ? give_text(out, names[what]) : rv;
+}
+
+static int fn_outcome(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    return outcome(h, &args[0], 0, out, e);
+}
+
+static int fn_outcome_after(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    return outcome(h, &args[0], arg_int(&args[1]), out, e);
+}
+
+static int fn_leave(struct hosted *h, const struct cell *args, struct rows *out, struct err *e)
+{
+    int rv = registry_leave(h, e);
+
+    (void)args;
+    return rv == DUST_OK ? give_text(out,
+                               "left the cluster: the file is an ordinary database again; close this connection and "
+                               "open it anew")
+                         : rv;
+}
+
+static const struct callable callables[] = {
+    {"dust_leave", 0, 1, fn_leave},
+    {"dust_id", 0, 1, fn_id},
+    {"dust_role", 0, 1, fn_role},
+    {"dust_leader", 0, 1, fn_leader},
+    {"dust_head", 0, 1, fn_head},
+    {"dust_index", 0, 1, fn_index},
+    {"dust_wait", 2, 1, fn_wait},
+    {"dust_remove", 1, 1, fn_remove},
+    {"dust_promote", 1, 1, fn_promote},
+    {"dust_demote", 1, 1, fn_demote},
+    {"dust_transfer", 1, 1, fn_transfer},
+    {"dust_checkpoint", 0, 1, fn_checkpoint},
+    {"dust_outcome", 1, 1, fn_outcome},
+    {"dust_outcome", 2, 1, fn_outcome_after},
+};
+#define N_CALLABLES (sizeof callables / sizeof callables[0])
+
+const struct callable *function_find(const char *name, unsigned n_args)
+{
+    for (size_t i = 0; i < N_CALLABLES; i++) {
+        if (strcmp(callables[i].name, name) == 0 && callables[i].n_args == n_args) {
+            return &callables[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- answered here ---- */
+
 struct function;
 struct registration {
-    const struct function *f;
+    const struct function *f; /* one of these */
+    const struct callable *callable;
     struct conn *c;
 };
 
@@ -31,8 +220,7 @@ struct args {
 struct function {
     const char *name;
     int n_args;
-    void (*run)(struct args *a, struct hosted *h);
-    bool without_member; /* run even if the connection has no member */
+    void (*run)(struct args *a, struct hosted *h); /* h: NULL if the connection has no member */
 };
 
 static void fail(struct args *a, const struct err *e)
@@ -49,142 +237,12 @@ static void text(struct args *a, const char *s)
     a->api->result_text(a->ctx, s, -1, SQLITE_TRANSIENT);
 }
 
+static const char *arg_text(struct args *a, int i);
+
 static void fn_version(struct args *a, struct hosted *h)
 {
     (void)h;
     text(a, DUST_VERSION_TEXT);
-}
-
-static void fn_id(struct args *a, struct hosted *h)
-{
-    a->api->result_int64(a->ctx, (sqlite3_int64)h->db->origin);
-}
-
-static void fn_role(struct args *a, struct hosted *h)
-{
-    struct node_view v;
-
-    node_view(h->node, &v);
-    text(a, v.role);
-}
-
-static void fn_leader(struct args *a, struct hosted *h)
-{
-    struct node_view v;
-
-    node_view(h->node, &v);
-    if (v.leader_id != 0) {
-        text(a, v.leader);
-    }
-}
-
-static void fn_head(struct args *a, struct hosted *h)
-{
-    char hex[VID_HEX_SIZE];
-    struct head_info head;
-
-    store_agreed(h->db->store, &head);
-    text(a, vid_hex(&head.id, hex));
-}
-
-static void fn_index(struct args *a, struct hosted *h)
-{
-    a->api->result_int64(a->ctx, (sqlite3_int64)store_applied(h->db->store));
-}
-
-static void fn_wait(struct args *a, struct hosted *h)
-{
-    sqlite3_int64 index = a->api->value_int64(a->v[0]), ms = a->api->value_int64(a->v[1]);
-
-    if (index < 0 || ms < 0 || ms > 86400000) {
-        struct err e;
-
-        err_set(&e, DUST_MISUSE, "dust_wait(index, ms): an index and a time from 0 to 86400000 ms are needed");
-        fail(a, &e);
-        return;
-    }
-    a->api->result_int(
-        a->ctx, store_wait_applied(h->db->store, (uint64_t)index, (uint32_t)ms) == DUST_OK);
-}
-
-static void change(struct args *a, struct hosted *h, enum node_change what)
-{
-    sqlite3_int64 id = a->api->value_int64(a->v[0]);
-    struct err e;
-
-    if (id <= 0) {
-        err_set(&e, DUST_MISUSE, "the id of a member is needed (see SELECT id, address FROM dust_members)");
-        fail(a, &e);
-        return;
-    }
-    if (node_change(h->node, what, (uint64_t)id, CHANGE_TIMEOUT_MS, &e) != DUST_OK) {
-        fail(a, &e);
-        return;
-    }
-    a->api->result_int64(a->ctx, id);
-}
-
-static void fn_remove(struct args *a, struct hosted *h)
-{
-    change(a, h, CHANGE_REMOVE);
-}
-
-static void fn_promote(struct args *a, struct hosted *h)
-{
-    change(a, h, CHANGE_PROMOTE);
-}
-
-static void fn_demote(struct args *a, struct hosted *h)
-{
-    change(a, h, CHANGE_DEMOTE);
-}
-
-static void fn_transfer(struct args *a, struct hosted *h)
-{
-    change(a, h, CHANGE_TRANSFER);
-}
-
-static void fn_checkpoint(struct args *a, struct hosted *h)
-{
-    struct err e;
-
-    if (node_checkpoint(h->node, &e) != DUST_OK) {
-        fail(a, &e);
-        return;
-    }
-    fn_head(a, h);
-}
-
-static const char *arg_text(struct args *a, int i);
-
-static void fn_outcome(struct args *a, struct hosted *h)
-{
-    static const char *const names[] = {[OUTCOME_UNKNOWN] = "unknown", [OUTCOME_PENDING] = "pending",
-        [OUTCOME_AGREED] = "agreed", [OUTCOME_VOID] = "void"};
-    const char *hex = arg_text(a, 0);
-    sqlite3_int64 after = a->n > 1 ? a->api->value_int64(a->v[1]) : 0;
-    enum outcome outcome;
-    struct vid id;
-    struct err e;
-
-    if (hex == NULL || !vid_parse(&id, hex) || after < 0) {
-        err_set(&e, DUST_MISUSE,
-            "dust_outcome(id): the 32 hex digits of a transaction's id are needed, as the error of a commit names them");
-        fail(a, &e);
-        return;
-    }
-    for (struct dfile *f = a->c->files; f != NULL; f = f->next) {
-        if (f->writing || f->has_turn) {
-            err_set(&e, DUST_MISUSE, "dust_outcome(id): a write transaction is open on this connection: end it first");
-            fail(a, &e);
-            return;
-        }
-    }
-    if (node_outcome(h->node, &id, (uint64_t)after, OUTCOME_TIMEOUT_MS, &outcome, &e) != DUST_OK) {
-        fail(a, &e);
-        return;
-    }
-    text(a, names[outcome]);
 }
 
 static void fn_recover(struct args *a, struct hosted *h)
@@ -217,20 +275,6 @@ static bool idle(struct args *a)
     err_set(&e, DUST_MISUSE, "a transaction is open on this connection: end it first");
     fail(a, &e);
     return false;
-}
-
-static void fn_leave(struct args *a, struct hosted *h)
-{
-    struct err e;
-
-    if (!idle(a)) {
-        return;
-    }
-    if (registry_leave(h, &e) != DUST_OK) {
-        fail(a, &e);
-        return;
-    }
-    text(a, "left the cluster: the file is an ordinary database again; close this connection and open it anew");
 }
 
 /* A copy of a member's database cannot become a cluster as it stands. */
@@ -365,26 +409,77 @@ static void fn_join(struct args *a, struct hosted *h)
 }
 
 static const struct function functions[] = {
-    {"dust_version", 0, fn_version, true},
-    {"dust_start", 1, fn_start, true},
-    {"dust_join", 2, fn_join, true},
-    {"dust_leave", 0, fn_leave, false},
-    {"dust_id", 0, fn_id, false},
-    {"dust_role", 0, fn_role, false},
-    {"dust_leader", 0, fn_leader, false},
-    {"dust_head", 0, fn_head, false},
-    {"dust_index", 0, fn_index, false},
-    {"dust_wait", 2, fn_wait, false},
-    {"dust_remove", 1, fn_remove, false},
-    {"dust_promote", 1, fn_promote, false},
-    {"dust_demote", 1, fn_demote, false},
-    {"dust_transfer", 1, fn_transfer, false},
-    {"dust_checkpoint", 0, fn_checkpoint, false},
-    {"dust_recover", 2, fn_recover, true},
-    {"dust_recover", 3, fn_recover, true},
-    {"dust_outcome", 1, fn_outcome, false},
-    {"dust_outcome", 2, fn_outcome, false},
+    {"dust_version", 0, fn_version},
+    {"dust_start", 1, fn_start},
+    {"dust_join", 2, fn_join},
+    {"dust_recover", 2, fn_recover},
+    {"dust_recover", 3, fn_recover},
 };
+#define N_FUNCTIONS (sizeof functions / sizeof functions[0])
+
+/* What would wait for this very connection is refused at once. */
+static bool may_call(struct args *a, const struct callable *what)
+{
+    struct err e;
+
+    if (what->run == fn_leave) {
+        return idle(a);
+    }
+    for (struct dfile *f = a->c->files; what->columns != 0 && strcmp(what->name, "dust_outcome") == 0 && f != NULL;
+         f = f->next) {
+        if (f->writing || f->has_turn) {
+            err_set(&e, DUST_MISUSE, "dust_outcome(id): a write transaction is open on this connection: end it first");
+            fail(a, &e);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void give(struct args *a, const struct rows *out)
+{
+    const struct cell *c = out->n != 0 ? &out->cells[0] : NULL;
+
+    if (c == NULL || c->type == CELL_NULL) {
+        a->api->result_null(a->ctx);
+    } else if (c->type == CELL_INT) {
+        a->api->result_int64(a->ctx, c->i);
+    } else {
+        text(a, c->text);
+    }
+}
+
+static void call_callable(struct args *a, const struct callable *what, struct hosted *h)
+{
+    struct rows args = {.columns = what->n_args}, out = {.columns = 1};
+    struct cell *row = what->n_args != 0 ? row_new(&args) : NULL;
+    struct err e;
+
+    if (!may_call(a, what)) {
+        rows_free(&args);
+        return;
+    }
+    for (unsigned i = 0; i < what->n_args; i++) {
+        switch (a->api->value_type(a->v[i])) {
+        case SQLITE_NULL:
+            break;
+        case SQLITE_INTEGER:
+        case SQLITE_FLOAT:
+            cell_int(&row[i], (uint64_t)a->api->value_int64(a->v[i]));
+            break;
+        default:
+            cell_text(&args, &row[i], arg_text(a, (int)i) != NULL ? arg_text(a, (int)i) : "");
+        }
+    }
+    if ((args.nomem ? err_set(&e, DUST_NOMEM, "out of memory")
+                    : call_member(h, lib_main_file(a->c), CALL_FUNCTION, what, &args, &out, &e)) != DUST_OK) {
+        fail(a, &e);
+    } else {
+        give(a, &out);
+    }
+    rows_free(&args);
+    rows_free(&out);
+}
 
 static void call(unsigned number, sqlite3_context *ctx, int n, sqlite3_value **v)
 {
@@ -393,17 +488,19 @@ static void call(unsigned number, sqlite3_context *ctx, int n, sqlite3_value **v
     struct args a = {.api = lib->api, .c = r->c, .ctx = ctx, .n = n, .v = v};
     struct hosted *h = lib_member(r->c);
 
-    if (!r->f->without_member && (h == NULL || h->node == NULL)) {
+    if (r->f != NULL) {
+        r->f->run(&a, h);
+    } else if (h == NULL) {
         struct err e;
 
         err_set(&e, DUST_MISUSE,
             "%s(): this connection's database is not a member of a cluster (SELECT dust_start('127.0.0.1:4001') makes "
             "it one)",
-            r->f->name);
+            r->callable->name);
         fail(&a, &e);
-        return;
+    } else {
+        call_callable(&a, r->callable, h);
     }
-    r->f->run(&a, h);
 }
 
 #define TRAMPOLINES(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
@@ -439,16 +536,21 @@ int functions_register(struct conn *c)
 {
     int rc = SQLITE_OK;
 
-    for (size_t i = 0; rc == SQLITE_OK && i < sizeof functions / sizeof functions[0]; i++) {
-        struct registration *r = malloc(sizeof *r);
+    for (size_t i = 0; rc == SQLITE_OK && i < N_FUNCTIONS + N_CALLABLES; i++) {
+        struct registration *r = calloc(1, sizeof *r);
+        bool here = i < N_FUNCTIONS;
+        const char *name = here ? functions[i].name : callables[i - N_FUNCTIONS].name;
+        int n_args = here ? functions[i].n_args : (int)callables[i - N_FUNCTIONS].n_args;
 
         if (r == NULL) {
             return SQLITE_NOMEM;
         }
-        *r = (struct registration){.f = &functions[i], .c = c};
-        rc = c->lib->api->create_function_v2(c->db, functions[i].name, functions[i].n_args,
-            SQLITE_UTF8 | (functions[i].run == fn_version ? 0 : SQLITE_DIRECTONLY), r, trampolines[c->lib->number],
-            NULL, NULL, i == 0 ? destroy_last : destroy);
+        r->c = c;
+        r->f = here ? &functions[i] : NULL;
+        r->callable = here ? NULL : &callables[i - N_FUNCTIONS];
+        rc = c->lib->api->create_function_v2(c->db, name, n_args,
+            SQLITE_UTF8 | (here && functions[i].run == fn_version ? 0 : SQLITE_DIRECTONLY), r,
+            trampolines[c->lib->number], NULL, NULL, i == 0 ? destroy_last : destroy);
         if (i == 0) {
             c->set_up = true; /* from here on the destructor forgets the connection */
         }

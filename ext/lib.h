@@ -21,4 +21,7 @@ int lib_adopt(struct conn *c, struct hosted *h, struct err *e);
 /* The member that the connection's main database belongs to, or the only one attached; NULL if none. */
 struct hosted *lib_member(struct conn *c);
 
+/* The open file of that database; NULL if none. */
+struct dfile *lib_main_file(struct conn *c);
+
 #endif

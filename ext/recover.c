@@ -174,8 +174,8 @@ static int copy_all(struct recovery *r, struct err *e)
 /* Copy while nobody can have the member open. */
 static int copy_locked(struct recovery *r, struct err *e)
 {
-    char pages[PATH_SIZE + 16];
-    struct store *lock;
+    char dir[PATH_SIZE + 16];
+    struct hostlock lock;
     int rv;
 
     if (!r->has_folder) {
@@ -184,12 +184,15 @@ static int copy_locked(struct recovery *r, struct err *e)
     if (registry_find(r->src, (int)strlen(r->src)) != NULL) {
         return err_set(e, DUST_BUSY, "%s is open in this process: recovering is for a member that nobody has open", r->src);
     }
-    snprintf(pages, sizeof pages, "%s-dust/pages", r->src);
-    rv = store_open(&lock, pages, e);
+    snprintf(dir, sizeof dir, "%s-dust", r->src);
+    rv = hostlock_open(&lock, dir, e);
+    if (rv == DUST_OK) {
+        rv = hostlock_take(&lock, dir, e);
+    }
     if (rv == DUST_OK) {
         rv = copy_all(r, e);
-        store_close(lock);
     }
+    hostlock_close(&lock);
     return rv;
 }
 

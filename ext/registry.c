@@ -27,8 +27,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ext/call.h"
 #include "ext/folder.h"
 #include "ext/log.h"
+#include "ext/resume.h"
+#include "vfs/attachment.h"
 #include "vfs/mark.h"
 
 #define HAND_OVER_MS 500u
@@ -51,13 +54,31 @@ void start_options_init(struct start_options *o)
     };
 }
 
+/* Has the process that hosts it taken it out of its cluster? */
+static bool left_elsewhere(struct hosted *h)
+{
+    struct store *s;
+    bool left;
+
+    if (h->db->attachment == NULL || atomic_load(&h->node) != NULL) {
+        return false;
+    }
+    s = database_bound(h->db);
+    left = store_state(s) == STORE_LEFT;
+    store_close(s);
+    if (left) {
+        atomic_store(&h->gone, true);
+    }
+    return left;
+}
+
 struct hosted *registry_find(const char *path, int len)
 {
     struct hosted *h;
 
     for (h = atomic_load(&registry.first); h != NULL; h = h->next) {
         if (!atomic_load_explicit(&h->gone, memory_order_relaxed) && strncmp(h->db->path, path, (size_t)len) == 0 &&
-            h->db->path[len] == '\0') {
+            h->db->path[len] == '\0' && !left_elsewhere(h)) {
             break;
         }
     }
@@ -102,6 +123,8 @@ static void after_fork(void)
     for (struct hosted *h = atomic_load(&registry.first); h != NULL; h = h->next) {
         atomic_store(&h->db->left, true);
         atomic_store(&h->gone, true);
+        service_forked(h->service);
+        attachment_forked(h->db);
     }
 }
 
@@ -109,36 +132,48 @@ static void at_exit(void)
 {
     pthread_mutex_lock(&registry.leaving);
     for (struct hosted *h = atomic_load(&registry.first); h != NULL; h = h->next) {
+        struct node *node;
         struct err e;
 
-        if (!atomic_load(&h->gone) && !atomic_load(&h->db->left)) {
-            node_hand_over(h->node, HAND_OVER_MS);
-            node_checkpoint(h->node, &e);
-            node_halt(h->node); /* libuv takes its thread pool down next, and ends whoever asks it for work then */
+        if (atomic_load(&h->gone) || atomic_load(&h->db->left)) {
+            continue;
+        }
+        attachment_stop(h->db);
+        node = atomic_load(&h->node);
+        if (node != NULL) {
+            service_stop(h->service); /* those attached wait for the next host */
+            h->service = NULL;
+            node_hand_over(node, HAND_OVER_MS);
+            node_checkpoint(node, &e);
+            node_halt(node); /* libuv takes its thread pool down next, and ends whoever asks it for work then */
         }
     }
     pthread_mutex_unlock(&registry.leaving);
 }
 
-/* Made before the member is started: from then on nothing may fail. */
-static struct hosted *hosted_new(struct err *e)
+struct hosted *registry_entry(struct sqlite_lib *lib, const struct start_options *o, struct err *e)
 {
     struct hosted *h = calloc(1, sizeof *h);
 
     if (h == NULL) {
         err_set(e, DUST_NOMEM, "out of memory");
+        return NULL;
     }
+    h->lib = lib;
+    h->election_ms = o->election_ms;
     return h;
 }
 
-static void enlist(struct hosted *h, struct database *db, struct node *node)
+int registry_serve(struct hosted *h, struct err *e)
 {
-    struct node_view view;
+    const struct service_calls calls = {.ctx = h, .call = call_serve};
 
-    h->db = db;
-    h->node = node;
-    node_view(node, &view);
-    memcpy(h->address, view.address, sizeof h->address);
+    return !DUST_ATTACH ? DUST_OK : service_start(&h->service, h->db, &calls, e);
+}
+
+void registry_add(struct hosted *h, const char *address)
+{
+    snprintf(h->address, sizeof h->address, "%s", address);
     pthread_mutex_lock(&registry.list);
     h->next = atomic_load(&registry.first);
     atomic_store(&registry.first, h);
@@ -150,7 +185,22 @@ static void enlist(struct hosted *h, struct database *db, struct node *node)
     pthread_mutex_unlock(&registry.list);
 }
 
-static int own_address(const char *text, struct address *a, struct err *e)
+/* A new one, just started or joined. It works without those that would attach, too. */
+static void enlist(struct hosted *h, struct database *db, struct node *node)
+{
+    struct node_view view;
+    struct err e;
+
+    node_view(node, &view);
+    h->db = db;
+    if (registry_serve(h, &e) != DUST_OK) {
+        report_err(&db->report, &e);
+    }
+    atomic_store(&h->node, node);
+    registry_add(h, view.address);
+}
+
+int registry_own_address(const char *text, struct address *a, struct err *e)
 {
     int rv;
 
@@ -168,9 +218,9 @@ static int own_address(const char *text, struct address *a, struct err *e)
 
 static int own_addresses(const struct start_options *o, struct address *bind, struct address *advertise, struct err *e)
 {
-    int rv = own_address(o->bind, bind, e);
+    int rv = registry_own_address(o->bind, bind, e);
 
-    return rv == DUST_OK && o->advertise != NULL ? own_address(o->advertise, advertise, e) : rv;
+    return rv == DUST_OK && o->advertise != NULL ? registry_own_address(o->advertise, advertise, e) : rv;
 }
 
 int registry_check_own(const struct start_options *o, struct err *e)
@@ -231,41 +281,6 @@ static int new_database(struct sqlite_lib *lib, const char *path, const struct s
     return DUST_OK;
 }
 
-/* ---- an existing member ---- */
-
-/* Was a start cut short before its log was begun? Then what there is of the log is removed. */
-static bool unfinished_start(const char *path, const struct member *self, const struct database_content *content)
-{
-    char name[4096 + 300];
-    struct dirent *d;
-    bool log = false;
-    DIR *dir;
-
-    if (self->id != 1 || content->n_pages == 0 || content->wal || content->page_size != self->page_size ||
-        (content->marked && !vid_equal(&content->id, &self->cluster))) {
-        return false;
-    }
-    snprintf(name, sizeof name, "%s-dust/raft", path);
-    dir = opendir(name);
-    while (dir != NULL && (d = readdir(dir)) != NULL) {
-        log = log || (d->d_name[0] >= '0' && d->d_name[0] <= '9') || strncmp(d->d_name, "open-", 5) == 0 ||
-              strncmp(d->d_name, "snapshot-", 9) == 0;
-    }
-    if (dir != NULL && !log) {
-        rewinddir(dir);
-        while ((d = readdir(dir)) != NULL) {
-            if (d->d_name[0] != '.') {
-                snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
-                unlink(name);
-            }
-        }
-    }
-    if (dir != NULL) {
-        closedir(dir);
-    }
-    return !log;
-}
-
 /* Take the marks off again, if a start that failed got as far as to make them. False: they may still be there. */
 static bool unmark(struct database *db)
 {
@@ -276,89 +291,6 @@ static bool unmark(struct database *db)
     }
     return db->file->pMethods->xRead(db->file, header, sizeof header, 0) == SQLITE_OK &&
            (mark_read(header, NULL) != MARK_DUST || database_end(db, NULL) == DUST_OK);
-}
-
-static int resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
-    struct err *e)
-{
-    struct node_options opt = {.mode = NODE_RESUME, .election_ms = o->election_ms};
-    struct database_content content;
-    struct hosted *h = NULL;
-    struct database *db;
-    struct node *node;
-    struct address a;
-    struct stat st;
-    char dir[4096];
-    int rv;
-
-    snprintf(dir, sizeof dir, "%s-dust", path);
-    rv = member_load(dir, &opt.self, e);
-    if (rv == DUST_NOTFOUND) {
-        return err_set(e, DUST_CORRUPT,
-            "%s has no file `member`: starting, joining or leaving was cut short, or files were removed; delete %s and "
-            "start or join again",
-            dir, dir);
-    }
-    if (rv != DUST_OK) {
-        return rv;
-    }
-    if (opt.self.refused) {
-        return err_set(e, DUST_REFUSED,
-            "the folder %s is a copy, or an older state, of member %llu, as its cluster has told it, and is not started "
-            "again. Use the other one; or, if it is lost, remove member %llu at another one, delete this folder and the "
-            "database, and join anew",
-            dir, (unsigned long long)opt.self.id, (unsigned long long)opt.self.id);
-    }
-    if (o->bind != NULL && (rv = own_address(o->bind, &a, e)) != DUST_OK) {
-        return rv;
-    }
-    if (o->bind != NULL && a.port != 0 && strcmp(a.text, opt.self.bind) != 0) {
-        return err_set(e, DUST_EXISTS, "bind: this member listens on %s; to move it, remove it and join again",
-            opt.self.bind);
-    }
-    if (stat(path, &st) != 0) {
-        return err_set(e, DUST_NOTFOUND,
-            "the database %s is gone, though its folder %s is there: put it back from a copy; or, if other members are "
-            "well, remove this one there, delete the folder, and join anew",
-            path, dir);
-    }
-    rv = new_database(lib, path, o, &content, &db, e);
-    if (rv != DUST_OK) {
-        return rv;
-    }
-    db->page_size = opt.self.page_size;
-    if (unfinished_start(path, &opt.self, &content)) {
-        opt.mode = NODE_BOOTSTRAP;
-        opt.n_pages = content.n_pages;
-        content.id = opt.self.cluster;
-    } else if (content.n_pages != 0 && (!content.marked || content.page_size != opt.self.page_size)) {
-        rv = err_set(e, DUST_CORRUPT,
-            "%s is not the database of this member (%s): it was replaced; put the right one back, or, if other members "
-            "are well, remove this one there, delete both here, and join anew%s%s",
-            path, !content.marked ? "it does not carry dust's mark" : "its page size differs",
-            !content.marked ? ". Or dust_leave() was cut short: then delete " : "", !content.marked ? dir : "");
-        goto fail;
-    }
-    rv = store_format(db->store, db->page_size, &content.id, 0, content.n_pages, e);
-    if (rv == DUST_OK && opt.mode == NODE_BOOTSTRAP) {
-        rv = database_sums_open(db, &content.id, 0, e); /* made when the marks are */
-    }
-    if (rv == DUST_OK && (h = hosted_new(e)) == NULL) {
-        rv = DUST_NOMEM;
-    }
-    if (rv == DUST_OK) {
-        rv = node_start(&node, db, &opt, e);
-    }
-    if (rv != DUST_OK) {
-        goto fail;
-    }
-    enlist(h, db, node);
-    *out = h;
-    return DUST_OK;
-fail:
-    free(h);
-    database_free(db);
-    return rv;
 }
 
 int registry_resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
@@ -373,7 +305,7 @@ int registry_resume(struct sqlite_lib *lib, const char *path, const struct start
     pthread_mutex_lock(&registry.opening);
     *out = registry_find(path, (int)strlen(path));
     if (*out == NULL) {
-        rv = resume(lib, path, o, out, e);
+        rv = resume_member(lib, path, o, out, e);
     }
     pthread_mutex_unlock(&registry.opening);
     return rv;
@@ -428,7 +360,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     if (rv == DUST_OK) {
         rv = database_sums_open(db, &opt.self.cluster, 0, e); /* made when the marks are */
     }
-    if (rv == DUST_OK && (h = hosted_new(e)) == NULL) {
+    if (rv == DUST_OK && (h = registry_entry(lib, o, e)) == NULL) {
         rv = DUST_NOMEM;
     }
     if (rv == DUST_OK) {
@@ -512,7 +444,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     }
     opt.self.role = o->standby ? MEMBER_STANDBY : MEMBER_VOTER;
     opt.self.starts = 1;
-    h = hosted_new(e);
+    h = registry_entry(lib, o, e);
     rv = h != NULL ? node_start(&node, db, &opt, e) : DUST_NOMEM;
     if (rv != DUST_OK) {
         goto fail;
@@ -593,6 +525,7 @@ static int leave(struct hosted *h, struct err *e)
         return rv;
     }
     atomic_store(&h->gone, true);
+    store_set_state(h->db->store, STORE_LEFT); /* for those attached */
     /* Connections that are open keep pointing at the database and the node: they stay, and answer with an error. */
     return folder_remove(h->db->path, e);
 }

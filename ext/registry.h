@@ -1,17 +1,21 @@
-/* registry - the members that this process hosts: one per database path, for as long as the process lives or until it
- * leaves its cluster. */
+/* registry - the members that this process hosts, or is attached to: one per database path, for as long as the process
+ * lives or until it leaves its cluster. */
 #ifndef DUST_EXT_REGISTRY_H
 #define DUST_EXT_REGISTRY_H
 
 #include <stdatomic.h>
 
 #include "raft/node.h"
+#include "vfs/service.h"
 #include "vfs/lib.h"
 
 struct hosted {
     struct hosted *next;
     struct database *db;
-    struct node *node;
+    struct node *_Atomic node; /* NULL: another process hosts it (docs/PROCESSES.md) */
+    struct service *service;   /* for those attached; set before `node` */
+    struct sqlite_lib *lib;    /* by whose means it is hosted */
+    uint32_t election_ms;
     _Atomic bool gone; /* it has left its cluster, or this is a forked child, which has not got the member's thread */
     char address[ADDRESS_TEXT_MAX];
 };
@@ -32,8 +36,8 @@ struct hosted *registry_of(const struct database *db);
 /* Is there a member's folder beside the database at this path? */
 bool registry_is_member_path(const char *path);
 
-/* Bring up the member at `path` that exists on disk already. Finds it if it is up. DUST_BUSY: another process has it.
- * */
+/* Bring up the member at `path` that exists on disk already, or attach to the process that hosts it. Finds it if it is up.
+ * DUST_BUSY: that process does not answer. */
 int registry_resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
     struct err *e);
 

@@ -6,95 +6,41 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "ext/call.h"
 #include "ext/lib.h"
 
 #define LOG_ROWS_MAX 65536u
 
-/* ---- rows ---- */
-
-struct cell {
-    enum { CELL_NULL, CELL_INT, CELL_TEXT } type;
-    sqlite3_int64 i;
-    char *text;
-};
-
-struct rows {
-    struct cell *cells;
-    unsigned n, room, columns;
-    bool nomem;
-    struct cell nowhere[16]; /* what is written to when there is no memory for a row */
-};
-
-static struct cell *row_new(struct rows *r)
-{
-
-    if (r->n == r->room) {
-        unsigned more = r->room == 0 ? 32 : r->room * 2;
-        struct cell *p = realloc(r->cells, (size_t)more * r->columns * sizeof *p);
-
-        if (p == NULL) {
-            r->nomem = true;
-            return r->nowhere;
-        }
-        r->cells = p;
-        r->room = more;
-    }
-    memset(&r->cells[r->n * r->columns], 0, r->columns * sizeof *r->cells);
-    return &r->cells[r->n++ * r->columns];
-}
-
-static void set_int(struct cell *c, uint64_t v)
-{
-    c->type = CELL_INT;
-    c->i = (sqlite3_int64)v;
-}
-
-static void set_text(struct rows *r, struct cell *c, const char *s)
-{
-    c->text = strdup(s);
-    c->type = c->text != NULL ? CELL_TEXT : CELL_NULL;
-    r->nomem = r->nomem || c->text == NULL;
-}
-
-static void rows_free(struct rows *r)
-{
-    for (size_t i = 0; i < (size_t)r->n * r->columns; i++) {
-        free(r->cells[i].text);
-    }
-    free(r->cells);
-    r->cells = NULL;
-    r->n = r->room = 0;
-}
-
 /* ---- what the tables show ---- */
 
-static int fill_members(struct conn *conn, struct hosted *h, struct rows *r, struct err *e)
+static int fill_members(struct hosted *h, const struct cell *args, struct rows *r, struct err *e)
 {
     static const char *const roles[] = {"standby", "voter", "spare"};
     struct node_member *list;
     unsigned n;
     int rv = node_members(h->node, &list, &n, e);
 
-    (void)conn;
+    (void)args;
     if (rv != DUST_OK) {
         return rv;
     }
     for (unsigned i = 0; i < n; i++) {
         struct cell *c = row_new(r);
 
-        set_int(&c[0], list[i].id);
-        set_text(r, &c[1], list[i].address);
-        set_text(r, &c[2], list[i].role >= 0 && list[i].role <= 2 ? roles[list[i].role] : "?");
-        set_text(r, &c[3], list[i].state);
-        set_int(&c[4], list[i].is_self);
-        set_int(&c[5], list[i].is_leader);
+        cell_int(&c[0], list[i].id);
+        cell_text(r, &c[1], list[i].address);
+        cell_text(r, &c[2], list[i].role >= 0 && list[i].role <= 2 ? roles[list[i].role] : "?");
+        cell_text(r, &c[3], list[i].state);
+        cell_int(&c[4], list[i].is_self);
+        cell_int(&c[5], list[i].is_leader);
         if (list[i].has_match) {
-            set_int(&c[6], list[i].match_index);
-            set_int(&c[7], list[i].lag);
+            cell_int(&c[6], list[i].match_index);
+            cell_int(&c[7], list[i].lag);
         }
         if (list[i].last_contact_ms >= 0) {
-            set_int(&c[8], (uint64_t)list[i].last_contact_ms);
+            cell_int(&c[8], (uint64_t)list[i].last_contact_ms);
         }
     }
     free(list);
@@ -105,19 +51,46 @@ static void status_int(struct rows *r, const char *name, uint64_t v)
 {
     struct cell *c = row_new(r);
 
-    set_text(r, &c[0], name);
-    set_int(&c[1], v);
+    cell_text(r, &c[0], name);
+    cell_int(&c[1], v);
 }
 
 static void status_text(struct rows *r, const char *name, const char *v)
 {
     struct cell *c = row_new(r);
 
-    set_text(r, &c[0], name);
-    set_text(r, &c[1], v);
+    cell_text(r, &c[0], name);
+    cell_text(r, &c[1], v);
 }
 
-static int fill_status(struct conn *conn, struct hosted *h, struct rows *r, struct err *e)
+/* The processes that are attached, and what they hold. */
+static int fill_guests(struct hosted *h, struct rows *r, struct err *e)
+{
+    struct service_guest *list;
+    unsigned n;
+    int rv;
+
+    status_int(r, "host_pid", (uint64_t)getpid());
+    if (h->service == NULL) {
+        return DUST_OK;
+    }
+    rv = service_guests(h->service, &list, &n, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        char name[32], who[128], line[256];
+
+        snprintf(name, sizeof name, "attached_%u", i + 1);
+        snprintf(line, sizeof line, "%s: %u connections, %u snapshots%s", process_name(list[i].pid, who, sizeof who),
+            list[i].connections, list[i].snapshots, list[i].turn ? ", the write turn" : "");
+        status_text(r, name, line);
+    }
+    free(list);
+    return DUST_OK;
+}
+
+static int fill_status(struct hosted *h, const struct cell *args, struct rows *r, struct err *e)
 {
     struct report_line lines[REPORT_KEPT];
     struct store_stats st;
@@ -128,7 +101,7 @@ static int fill_status(struct conn *conn, struct hosted *h, struct rows *r, stru
     bool held;
     int n;
 
-    (void)e;
+    (void)args;
     node_view(h->node, &v);
     store_stats(h->db->store, &st);
     store_agreed(h->db->store, &head);
@@ -168,13 +141,6 @@ static int fill_status(struct conn *conn, struct hosted *h, struct rows *r, stru
     if (v.failure.code != DUST_OK) {
         status_text(r, "failure", v.failure.text);
     }
-    if (conn->files != NULL && conn->files->last.code != DUST_OK) {
-        status_text(r, "connection_error", conn->files->last.text);
-    }
-    if (conn->files != NULL && !vid_none(&conn->files->unknown)) {
-        status_text(r, "connection_unknown", vid_hex(&conn->files->unknown, hex));
-        status_int(r, "connection_unknown_after", conn->files->unknown_after);
-    }
     n = report_last(&h->db->report, lines, REPORT_KEPT);
     for (int i = 0; i < n; i++) {
         struct tm tm;
@@ -186,16 +152,32 @@ static int fill_status(struct conn *conn, struct hosted *h, struct rows *r, stru
         snprintf(line, sizeof line, "%s %s", when, lines[i].text);
         status_text(r, name, line);
     }
-    return DUST_OK;
+    return fill_guests(h, r, e);
 }
 
-static int fill_log(struct conn *conn, struct hosted *h, struct rows *r, struct err *e)
+/* What only the connection itself knows. */
+static void add_connection(struct conn *conn, struct rows *r)
+{
+    const struct dfile *f = conn->files;
+    char hex[VID_HEX_SIZE];
+
+    status_int(r, "pid", (uint64_t)getpid());
+    if (f != NULL && f->last.code != DUST_OK) {
+        status_text(r, "connection_error", f->last.text);
+    }
+    if (f != NULL && !vid_none(&f->unknown)) {
+        status_text(r, "connection_unknown", vid_hex(&f->unknown, hex));
+        status_int(r, "connection_unknown_after", f->unknown_after);
+    }
+}
+
+static int fill_log(struct hosted *h, const struct cell *args, struct rows *r, struct err *e)
 {
     struct node_entry *list;
     unsigned n;
     int rv = node_log(h->node, 0, LOG_ROWS_MAX, &list, &n, e);
 
-    (void)conn;
+    (void)args;
     if (rv != DUST_OK) {
         return rv;
     }
@@ -203,18 +185,18 @@ static int fill_log(struct conn *conn, struct hosted *h, struct rows *r, struct 
         struct cell *c = row_new(r);
         char hex[VID_HEX_SIZE];
 
-        set_int(&c[0], list[i].index);
-        set_int(&c[1], list[i].term);
-        set_text(r, &c[2], list[i].kind);
+        cell_int(&c[0], list[i].index);
+        cell_int(&c[1], list[i].term);
+        cell_text(r, &c[2], list[i].kind);
         if (!vid_none(&list[i].id)) {
-            set_text(r, &c[3], vid_hex(&list[i].id, hex));
-            set_text(r, &c[4], vid_hex(&list[i].parent, hex));
-            set_int(&c[5], list[i].origin);
-            set_int(&c[6], list[i].n_pages);
+            cell_text(r, &c[3], vid_hex(&list[i].id, hex));
+            cell_text(r, &c[4], vid_hex(&list[i].parent, hex));
+            cell_int(&c[5], list[i].origin);
+            cell_int(&c[6], list[i].n_pages);
         }
-        set_int(&c[7], list[i].bytes);
+        cell_int(&c[7], list[i].bytes);
         if (list[i].sql != NULL) {
-            set_text(r, &c[8], list[i].sql);
+            cell_text(r, &c[8], list[i].sql);
         }
     }
     node_log_free(list, n);
@@ -222,21 +204,27 @@ static int fill_log(struct conn *conn, struct hosted *h, struct rows *r, struct 
 }
 
 static const struct table {
-    const char *name;
+    struct callable fill; /* answered by the process that hosts the member */
     const char *schema;
-    unsigned columns;
-    int (*fill)(struct conn *conn, struct hosted *h, struct rows *r, struct err *e);
 } tables[] = {
-    {"dust_members",
+    {{"dust_members", 0, 9, fill_members},
         "CREATE TABLE x(id INTEGER, address TEXT, role TEXT, state TEXT, is_self INTEGER, is_leader INTEGER, "
-        "match_index INTEGER, lag INTEGER, last_contact_ms INTEGER)",
-        9, fill_members},
-    {"dust_status", "CREATE TABLE x(name TEXT, value)", 2, fill_status},
-    {"dust_log",
+        "match_index INTEGER, lag INTEGER, last_contact_ms INTEGER)"},
+    {{"dust_status", 0, 2, fill_status}, "CREATE TABLE x(name TEXT, value)"},
+    {{"dust_log", 0, 9, fill_log},
         "CREATE TABLE x(idx INTEGER, term INTEGER, kind TEXT, id TEXT, parent TEXT, origin INTEGER, n_pages INTEGER, "
-        "bytes INTEGER, statements TEXT)",
-        9, fill_log},
+        "bytes INTEGER, statements TEXT)"},
 };
+
+const struct callable *table_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        if (strcmp(tables[i].fill.name, name) == 0) {
+            return &tables[i].fill;
+        }
+    }
+    return NULL;
+}
 
 /* ---- the module ---- */
 
@@ -317,6 +305,7 @@ static int x_filter(sqlite3_vtab_cursor *cursor, int number, const char *name, i
     struct cursor *c = (struct cursor *)cursor;
     struct vtab *v = (struct vtab *)cursor->pVtab;
     struct hosted *h = lib_member(v->c);
+    const struct rows no_args = {.n = 0};
     struct err e;
     int rv;
 
@@ -325,12 +314,15 @@ static int x_filter(sqlite3_vtab_cursor *cursor, int number, const char *name, i
     (void)argc;
     (void)argv;
     rows_free(&c->rows);
-    c->rows.columns = v->t->columns;
+    c->rows.columns = v->t->fill.columns;
     c->at = 0;
-    if (h == NULL || h->node == NULL) {
+    if (h == NULL) {
         return SQLITE_OK; /* no member: no rows */
     }
-    rv = v->t->fill(v->c, h, &c->rows, &e);
+    rv = call_member(h, lib_main_file(v->c), CALL_TABLE, &v->t->fill, &no_args, &c->rows, &e);
+    if (rv == DUST_OK && v->t->fill.run == fill_status) {
+        add_connection(v->c, &c->rows);
+    }
     if (rv == DUST_OK && c->rows.nomem) {
         return SQLITE_NOMEM;
     }
@@ -407,7 +399,7 @@ int tables_register(struct conn *c)
             return SQLITE_NOMEM;
         }
         *aux = (struct aux){.c = c, .t = &tables[i]};
-        rc = c->lib->api->create_module_v2(c->db, tables[i].name, &module, aux, free);
+        rc = c->lib->api->create_module_v2(c->db, tables[i].fill.name, &module, aux, free);
     }
     return rc;
 }

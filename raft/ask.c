@@ -162,7 +162,7 @@ int node_catch_up(struct node *n, uint32_t timeout_ms, struct err *e)
     if (store_wait_applied(n->db->store, index, now < until ? (uint32_t)(until - now) : 1) != DUST_OK) {
         return err_set(e, DUST_BUSY, "this member has not caught up with the cluster within %u ms", timeout_ms);
     }
-    atomic_store(&n->db->caught_up, true);
+    database_caught_up(n->db);
     return DUST_OK;
 }
 

@@ -195,7 +195,7 @@ void change_removed(struct node *n, raft_id from)
             "this member was removed from its cluster: its data is as of then, and can only be read. SELECT dust_leave() "
             "makes an ordinary database of it; or delete it and %s, and join again",
             n->db->dir);
-        atomic_store(&n->db->caught_up, true); /* there is nothing more to come */
+        database_caught_up(n->db); /* there is nothing more to come */
         atomic_store(&n->removed, true);
         node_fail(n, &e);
     }

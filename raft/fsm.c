@@ -44,16 +44,8 @@ static void stop_member(struct node *n, raft_index index, const struct err *why)
 
 static void drop_assembly(struct node *n)
 {
-    struct fsm *f = &n->fsm;
-
-    if (f->assembling) {
-        txn_reset(&f->txn);
-        entry_check_drop(&f->check);
-        if (f->snap.seq != 0) {
-            store_unpin(n->db->store, &f->snap);
-        }
-        f->assembling = false;
-    }
+    n->fsm.assembling = false;
+    assembly_drop(&n->fsm.parts);
 }
 
 /* ---- effect ---- */
@@ -62,39 +54,19 @@ static void drop_assembly(struct node *n)
 static int effect_foreign(struct node *n, raft_index index, struct err *e)
 {
     struct fsm *f = &n->fsm;
-    struct txn_page *pages = NULL;
-    uint32_t *nodes = NULL, count;
     struct version *voided, *next;
-    int rv;
+    uint32_t *nodes, count;
+    int rv = assembly_end(&f->parts, &nodes, &count, e);
 
-    for (uint32_t pgno = f->snap.n_pages + 1; pgno <= f->n_pages; pgno++) {
-        static const uint8_t zeros[65536];
-        uint32_t node;
-        bool fresh;
-
-        if (txn_find(&f->txn, pgno) == 0) {
-            rv = txn_frame(&f->txn, pgno, &node, &fresh, e);
-            if (rv != DUST_OK) {
-                return rv;
-            }
-            store_frame_write(n->db->store, node, 0, zeros, n->db->page_size);
-        }
-    }
-    count = f->txn.n;
-    pages = txn_sorted(&f->txn);
-    nodes = malloc((count + 1) * sizeof *nodes);
-    if (pages == NULL || nodes == NULL) {
-        rv = err_set(e, DUST_NOMEM, "out of memory");
-        goto done;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        nodes[i] = pages[i].node;
-    }
-    rv = store_agree(n->db->store, &f->id, &f->parent, f->n_pages, nodes, count, index, &voided, e);
     if (rv != DUST_OK) {
-        goto done;
+        return rv;
     }
-    txn_disown(&f->txn);
+    rv = store_agree(n->db->store, &f->id, &f->parent, f->parts.n_pages, nodes, count, index, &voided, e);
+    free(nodes);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    assembly_taken(&f->parts);
     if (voided != NULL) {
         submit_void(n);
     }
@@ -102,10 +74,7 @@ static int effect_foreign(struct node *n, raft_index index, struct err *e)
         next = voided->next;
         version_free(voided);
     }
-done:
-    free(pages);
-    free(nodes);
-    return rv;
+    return DUST_OK;
 }
 
 static int take_effect(struct node *n, raft_index index, struct err *e)
@@ -117,10 +86,7 @@ static int take_effect(struct node *n, raft_index index, struct err *e)
         store_publish(n->db->store, store_oldest_speculative(n->db->store), index);
         heads_note(&f->heads, index, &f->id);
     } else {
-        rv = entry_check_end(&f->check, e);
-        if (rv == DUST_OK) {
-            rv = effect_foreign(n, index, e);
-        }
+        rv = effect_foreign(n, index, e);
         if (rv == DUST_OK) {
             heads_note(&f->heads, index, &f->id);
         }
@@ -129,62 +95,28 @@ static int take_effect(struct node *n, raft_index index, struct err *e)
     return rv;
 }
 
-/* Decode the records of one part into frames. */
-static int add_records(struct node *n, const struct entry *entry, struct err *e)
-{
-    struct fsm *f = &n->fsm;
-    uint32_t size = n->db->page_size;
-    uint8_t page[65536];
-    struct entry_record r;
-    int rv = DUST_OK;
-
-    for (bool more = entry_first(entry, &r); more && rv == DUST_OK; more = entry_next(entry, &r)) {
-        uint32_t node;
-        bool fresh;
-
-        if (r.pgno > f->snap.n_pages) {
-            memset(page, 0, size);
-        } else {
-            rv = store_read(n->db->store, &f->snap, r.pgno, 0, size, page, database_read_base, n->db);
-            if (rv == DUST_CORRUPT || rv == -SQLITE_CORRUPT) {
-                database_found_damage(n->db, r.pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
-                n->fsm.paused = true; /* until it is repaired */
-                return err_set(e, DUST_AGAIN, "page %u of the database is damaged", r.pgno);
-            }
-            if (rv != DUST_OK) {
-                return err_set(e, DUST_IO, "cannot read page %u of the database", r.pgno);
-            }
-        }
-        rv = entry_record_apply(&r, size, page);
-        if (rv != DUST_OK) {
-            return err_set(e, rv, "the difference for page %u does not fit", r.pgno);
-        }
-        rv = txn_frame(&f->txn, r.pgno, &node, &fresh, e);
-        if (rv == DUST_OK) {
-            store_frame_write(n->db->store, node, 0, page, size);
-        }
-    }
-    return rv;
-}
-
 static int begin_assembly(struct node *n, const struct entry *entry, raft_index index, struct err *e)
 {
     struct fsm *f = &n->fsm;
     struct version *v = store_oldest_speculative(n->db->store);
+    struct snap snap;
+    int rv;
 
     f->assembling = true;
     f->assembling_from = index;
     f->id = entry->id;
     f->parent = entry->parent;
-    f->n_pages = entry->n_pages_after;
     f->next_part = 0;
     f->own = v != NULL && vid_equal(&v->id, &entry->id);
     if (f->own) {
         return DUST_OK;
     }
-    store_pin(n->db->store, f->slot, &f->snap);
-    txn_begin(&f->txn, n->db->store, f->snap.n_pages);
-    return entry_check_begin(&f->check, entry, e);
+    store_pin(n->db->store, f->slot, &snap);
+    rv = assembly_begin(&f->parts, n->db, &snap, entry, e);
+    if (rv != DUST_OK) {
+        store_unpin(n->db->store, &snap);
+    }
+    return rv;
 }
 
 /* One part of a transaction, agreed at `index`. */
@@ -213,10 +145,8 @@ static int apply_part(struct node *n, const struct entry *entry, raft_index inde
         return DUST_OK; /* void */
     }
     if (rv == DUST_OK && !f->own) {
-        rv = entry_check_add(&f->check, entry, e);
-        if (rv == DUST_OK) {
-            rv = add_records(n, entry, e);
-        }
+        rv = assembly_add(&f->parts, entry, e);
+        f->paused = f->paused || rv == DUST_AGAIN; /* until it is repaired */
     }
     if (rv != DUST_OK) {
         drop_assembly(n);
@@ -560,7 +490,7 @@ void fsm_restart(struct node *n)
 void fsm_deinit(struct node *n)
 {
     drop_assembly(n);
-    txn_deinit(&n->fsm.txn);
+    txn_deinit(&n->fsm.parts.txn);
     if (n->fsm.has_slot) {
         store_slot_give(n->db->store, n->fsm.slot);
     }

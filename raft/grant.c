@@ -190,7 +190,7 @@ void grant_applied(struct node *n)
         atomic_store(&g->fresh_ms, g->told_ms);
     }
     if (g->told_ms >= n->started_ms && !atomic_load(&n->db->caught_up)) {
-        atomic_store(&n->db->caught_up, true);
+        database_caught_up(n->db);
         store_wake(n->db->store, false);
     }
     g->told_ms = 0;

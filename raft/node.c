@@ -554,7 +554,7 @@ int node_start(struct node **out, struct database *db, const struct node_options
         goto fail;
     }
     db->rep = (struct replicator){.ctx = n, .room = sizeof(struct inflight), .submit = submit_from_sql,
-        .confirm_read = confirm_read, .found_damage = found_damage, .turn_changed = turn_changed};
+        .confirm_read = confirm_read, .took_effect = node_took_effect, .found_damage = found_damage, .turn_changed = turn_changed};
     if (pthread_create(&n->thread, NULL, loop_thread, n) != 0) {
         uv_loop_close(&n->loop);
         rv = err_set(e, DUST_NOMEM, "cannot start a thread");

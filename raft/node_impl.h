@@ -25,6 +25,7 @@
 #include "raft/roster.h"
 #include "raft/starts.h"
 #include "raft/wire.h"
+#include "vfs/assembly.h"
 #include "vfs/entry.h"
 #include "vfs/txn.h"
 
@@ -98,11 +99,9 @@ struct fsm {
     raft_index assembling_from; /* the entry of part 0 */
     bool assembling, own; /* own: it is the oldest speculative version, whose pages are here */
     struct vid id, parent;
-    uint32_t next_part, n_pages;
-    struct txn txn;
-    struct entry_check check;
+    uint32_t next_part;
+    struct assembly parts; /* not used for its own */
     uint32_t slot;
-    struct snap snap; /* of the parent, while pages are decoded */
     bool has_slot;
     struct heads heads;
     uint64_t log_bytes; /* applied since the last snapshot */

@@ -129,6 +129,20 @@ static int look(struct node *n, const struct vid *id, uint64_t *after, uint64_t 
     return DUST_OK;
 }
 
+int node_took_effect(void *ctx, const struct vid *id, uint32_t timeout_ms, bool *yes, struct err *e)
+{
+    struct node *n = ctx;
+    uint64_t after = 0, log_from;
+    enum outcome what = OUTCOME_UNKNOWN;
+    int rv = node_catch_up(n, timeout_ms, e);
+
+    if (rv == DUST_OK) {
+        rv = look(n, id, &after, &log_from, &what, e);
+    }
+    *yes = what == OUTCOME_AGREED;
+    return rv;
+}
+
 int node_outcome(struct node *n, const struct vid *id, uint64_t after, uint32_t timeout_ms, enum outcome *out,
     struct err *e)
 {

@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vfs/err.h"
 #include "vfs/vid.h"
 
 #define OUTCOMES_MAX 1024
@@ -46,5 +47,8 @@ void outcomes_set(struct outcomes *o, const struct vid *id, uint64_t after, enum
 
 /* NULL: not noted. */
 const struct outcome_note *outcomes_find(const struct outcomes *o, const struct vid *id);
+
+/* replicator.took_effect. */
+int node_took_effect(void *ctx, const struct vid *id, uint32_t timeout_ms, bool *yes, struct err *e);
 
 #endif

@@ -49,8 +49,18 @@ bool commit_done(struct commit *c, int code, const char *text)
     }
     pthread_cond_signal(&c->cond);
     pthread_mutex_unlock(&c->mutex);
+    if (c->told != NULL) {
+        c->told(c, c->told_arg);
+    }
     commit_unref(c);
     return heard;
+}
+
+void commit_abandon(struct commit *c)
+{
+    pthread_mutex_lock(&c->mutex);
+    c->abandoned = !c->done;
+    pthread_mutex_unlock(&c->mutex);
 }
 
 int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)

@@ -21,6 +21,10 @@ struct commit {
     bool done;
     bool abandoned; /* the waiter has given up */
     struct err err; /* code DUST_OK: agreed and visible here */
+    /* Called by whoever completes it, when it has been completed, if it was set before it was handed over: for a waiter
+     * that has no thread. Without the mutex; it may not wait. */
+    void (*told)(struct commit *c, void *arg);
+    void *told_arg;
     void *gift;     /* what comes with the outcome, from malloc; freed with the commit unless the waiter took it */
     _Alignas(max_align_t) unsigned char room[];
 };
@@ -40,6 +44,9 @@ void commit_unref(struct commit *c);
 /* Tell the outcome and drop the completer's reference. `text` NULL: the code's general meaning. False: the waiter has
  * given up, and never hears of it. Any thread. */
 bool commit_done(struct commit *c, int code, const char *text);
+
+/* The waiter will not wait any longer; it keeps its reference. */
+void commit_abandon(struct commit *c);
 
 #define COMMIT_PENDING (-1)
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "vfs/attachment.h"
 #include "vfs/mark.h"
 
 #define DURABLE_WAIT_MS 2000u /* for the log to be on disk up to the version that is to be folded */
@@ -23,49 +24,107 @@ static void turn_changed(void *ctx)
     }
 }
 
-int database_new(
+static void reserved_told(struct ticket *k, int code)
+{
+    (void)k;
+    (void)code;
+}
+
+int database_prepare(
     struct database **out, sqlite3_vfs *base, const char *path, const struct database_options *opt, struct err *e)
 {
     struct database *db = calloc(1, sizeof *db);
     size_t n = strlen(path);
-    char *pages = malloc(n + 16);
     int rv;
 
-    if (db == NULL || pages == NULL) {
-        goto fail_nomem;
+    if (db == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
     }
     /* Two NULs behind the name: SQLite's VFS looks there for URI parameters. */
     db->path = calloc(1, n + 8);
     db->dir = malloc(n + 8);
     if (db->path == NULL || db->dir == NULL) {
-        goto fail_nomem;
+        rv = err_set(e, DUST_NOMEM, "out of memory");
+        goto fail;
     }
     memcpy(db->path, path, n);
     sprintf(db->dir, "%s-dust", path);
-    sprintf(pages, "%s-dust/pages", path);
     db->base = base;
     db->options = *opt;
-    rv = store_open(&db->store, pages, e);
+    rv = hostlock_open(&db->lock, db->dir, e);
     if (rv != DUST_OK) {
         goto fail;
     }
     report_init(&db->report);
     turn_init(&db->turn, opt->turn_timeout_ms, turn_changed, db);
+    ticket_init(&db->reserved);
+    db->reserved.told = reserved_told;
     pthread_mutex_init(&db->fold_mutex, NULL);
-    free(pages);
     *out = db;
     return DUST_OK;
-
-fail_nomem:
-    rv = err_set(e, DUST_NOMEM, "out of memory");
 fail:
-    if (db != NULL) {
-        free(db->path);
-        free(db->dir);
-    }
+    free(db->path);
+    free(db->dir);
     free(db);
+    return rv;
+}
+
+int database_host(struct database *db, struct err *e)
+{
+    char *pages = malloc(strlen(db->dir) + 16);
+    int rv;
+
+    if (pages == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    sprintf(pages, "%s/pages", db->dir);
+    rv = store_open(&db->store, pages, e);
+    if (rv == DUST_OK && db->attachment == NULL) {
+        db->bound = store_ref(db->store);
+    }
     free(pages);
     return rv;
+}
+
+static void close_file(struct database *db)
+{
+    if (db->file != NULL) {
+        if (db->file->pMethods != NULL) {
+            db->file->pMethods->xClose(db->file);
+        }
+        free(db->file);
+        db->file = NULL;
+    }
+}
+
+void database_unhost(struct database *db)
+{
+    close_file(db);
+    sums_close(db->sums);
+    db->sums = NULL;
+    store_close(db->store);
+    db->store = NULL;
+}
+
+int database_new(
+    struct database **out, sqlite3_vfs *base, const char *path, const struct database_options *opt, struct err *e)
+{
+    struct database *db;
+    int rv = database_prepare(&db, base, path, opt, e);
+
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    rv = hostlock_take(&db->lock, db->dir, e);
+    if (rv == DUST_OK) {
+        rv = database_host(db, e);
+    }
+    if (rv != DUST_OK) {
+        database_free(db);
+        return rv;
+    }
+    *out = db;
+    return DUST_OK;
 }
 
 void database_free(struct database *db)
@@ -73,20 +132,39 @@ void database_free(struct database *db)
     if (db == NULL) {
         return;
     }
-    if (db->file != NULL) {
-        if (db->file->pMethods != NULL) {
-            db->file->pMethods->xClose(db->file);
-        }
-        free(db->file);
-    }
-    sums_close(db->sums);
-    store_close(db->store);
+    attachment_close(db->attachment);
+    database_unhost(db);
+    store_close(db->bound);
+    hostlock_close(&db->lock);
+    turn_drop(&db->turn, &db->reserved);
+    ticket_deinit(&db->reserved);
     turn_deinit(&db->turn);
     report_deinit(&db->report);
     pthread_mutex_destroy(&db->fold_mutex);
     free(db->path);
     free(db->dir);
     free(db);
+}
+
+void database_reserve_turn(struct database *db, uint32_t owner)
+{
+    if (owner != 0) {
+        atomic_store(&db->reserved_for, owner);
+        turn_ask(&db->turn, &db->reserved, 0);
+    }
+}
+
+void database_unreserve_turn(struct database *db, uint32_t owner)
+{
+    if (owner != 0 && atomic_compare_exchange_strong(&db->reserved_for, &owner, 0)) {
+        turn_drop(&db->turn, &db->reserved);
+    }
+}
+
+void database_caught_up(struct database *db)
+{
+    atomic_store(&db->caught_up, true);
+    store_set_caught_up(db->store, true);
 }
 
 int database_open_file(struct database *db, struct database_content *out, struct err *e)
@@ -223,6 +301,27 @@ void database_found_damage(struct database *db, uint32_t pgno, const char *where
     }
 }
 
+void database_look_for_damage(struct database *db, uint32_t pgno)
+{
+    uint8_t page[65536];
+    struct snap snap;
+    uint32_t slot;
+
+    if (store_slot_take(db->store, &slot, NULL) != DUST_OK) {
+        return;
+    }
+    store_pin(db->store, slot, &snap);
+    if (pgno <= snap.n_pages) {
+        int rv = store_read(db->store, &snap, pgno, 0, db->page_size, page, database_read_base, db);
+
+        if (rv == DUST_CORRUPT || rv == -SQLITE_CORRUPT) {
+            database_found_damage(db, pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
+        }
+    }
+    store_unpin(db->store, &snap);
+    store_slot_give(db->store, slot);
+}
+
 static int check_page(struct database *db, uint32_t pgno, const void *page)
 {
     return sums_check(db->sums, pgno, page_sum(page, db->page_size)) ? SQLITE_OK : SQLITE_CORRUPT;
@@ -334,8 +433,9 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
     int rv;
 
     pthread_mutex_lock(&db->fold_mutex);
-    if (db->held) {
-        rv = err_set(e, DUST_BUSY, "this member is receiving the database from another one");
+    if (db->held || db->held_for_old) {
+        rv = err_set(e, DUST_BUSY, db->held ? "this member is receiving the database from another one"
+                                            : "what the process had that hosted this member before is still being read");
         goto unlock;
     }
     rv = store_fold_begin(db->store, &fold, e);
@@ -367,6 +467,13 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
 unlock:
     pthread_mutex_unlock(&db->fold_mutex);
     return rv;
+}
+
+void database_hold_for_old(struct database *db, bool hold)
+{
+    pthread_mutex_lock(&db->fold_mutex);
+    db->held_for_old = hold;
+    pthread_mutex_unlock(&db->fold_mutex);
 }
 
 bool database_hold(struct database *db, bool hold)

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "vfs/checkpoint.h"
+#include "vfs/hostlock.h"
 #include "vfs/report.h"
 #include "vfs/replicator.h"
 #include "vfs/store.h"
@@ -31,8 +32,13 @@ struct database {
     char *dir;  /* app.db-dust */
     uint32_t page_size;
     struct database_options options;
-    struct store *store;
+    struct hostlock lock;
+    struct store *store; /* NULL while another process hosts the member */
+    struct store *bound; /* in which snapshots are taken: by database_bound (attachment.h) only */
+    struct attachment *attachment; /* NULL: this process has been the host from the beginning */
     struct turn turn;
+    struct ticket reserved; /* holds the turn for an attached process that had it from the host before */
+    _Atomic uint32_t reserved_for; /* that process's number then; 0: none */
     struct replicator rep;
     struct report report;
     sqlite3_vfs *base;  /* the VFS underneath, of the SQLite copy that opened the member first */
@@ -43,13 +49,24 @@ struct database {
     uint64_t origin;            /* this member's id */
     _Atomic uint64_t origin_seq;
     bool held; /* under fold_mutex: no checkpoint for now */
+    bool held_for_old; /* likewise: what a former host had is still being read */
     bool repairing; /* a checkpoint may change pages without a new version: they were damaged */
     _Atomic bool caught_up; /* a local read need not ask: the commit index known at start has been reached */
     _Atomic bool left;      /* no member any more: connections that are open are refused */
     _Atomic int n_files;    /* open files on it */
 };
 
-/* Make a database object on an open store. `dir` has to exist. Nothing is replicated until `rep` is filled in. */
+/* Make a database object for a member that another process may host. `dir` has to exist. */
+int database_prepare(struct database **out, sqlite3_vfs *base, const char *path, const struct database_options *opt,
+    struct err *e);
+
+/* The lock is this process's: make it the host, with an empty store. Nothing is replicated until `rep` is filled in. */
+int database_host(struct database *db, struct err *e);
+
+/* Undo what was done since database_host, which has not led to a host. */
+void database_unhost(struct database *db);
+
+/* database_prepare, the lock, and database_host: DUST_BUSY, with a text naming the process, if another one is the host. */
 int database_new(struct database **out, sqlite3_vfs *base, const char *path, const struct database_options *opt,
     struct err *e);
 
@@ -87,9 +104,22 @@ int database_check(struct database *db, store_base_fn read, void *ctx, const voi
 /* A page is not what it was: say so, and have it repaired. `where`: app.db, or pages. */
 void database_found_damage(struct database *db, uint32_t pgno, const char *where);
 
+/* Somebody says that this page is damaged: look, and if it is, database_found_damage. */
+void database_look_for_damage(struct database *db, uint32_t pgno);
+
 /* Bring app.db to the newest agreed version. DUST_BUSY: a plain reader is in the way. Blocking; any thread but the
  * loop's. *at (may be NULL): the version app.db is at afterwards. */
 int database_checkpoint(struct database *db, struct head_info *at, struct err *e);
+
+/* A new host: keep the turn for the process that had it from the one before, or give it up if it is kept for that one. */
+void database_reserve_turn(struct database *db, uint32_t owner);
+void database_unreserve_turn(struct database *db, uint32_t owner);
+
+/* As database_hold, waiting for the one that is running; for as long as what a former host had is still being read. */
+void database_hold_for_old(struct database *db, bool hold);
+
+/* What this process has is as new as the cluster was when it began: from now on a local read need not ask. */
+void database_caught_up(struct database *db);
 
 /* Hold off checkpoints (database_checkpoint answers DUST_BUSY), or let them go on. Returns false if one is running. */
 bool database_hold(struct database *db, bool hold);

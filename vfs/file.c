@@ -94,22 +94,36 @@ static int read_base(void *ctx, void *buf, uint32_t n, uint64_t offset)
     return rc == SQLITE_OK ? database_check(f->db, read_unchecked, f, buf, n, offset) : rc;
 }
 
+static void found_damage(struct dfile *f, uint32_t pgno, bool in_pages)
+{
+    if (store_attached(f->store)) {
+        remote_damage(f, pgno, in_pages);
+    } else {
+        database_found_damage(f->db, pgno, in_pages ? "pages" : "app.db");
+    }
+}
+
 int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, void *buf)
 {
     uint32_t node = f->writing ? txn_find(&f->txn, pgno) : 0;
     int rv;
 
     if (node != 0) {
-        store_frame_read(f->db->store, node, offset, buf, n);
+        store_frame_read(f->store, node, offset, buf, n);
         return SQLITE_OK;
     }
-    rv = store_read(f->db->store, &f->snap, pgno, offset, n, buf, read_base, f);
+    rv = store_read(f->store, &f->snap, pgno, offset, n, buf, read_base, f);
     if (rv == DUST_VOID) {
         return file_refuse(
             f, DUST_VOID, "the transaction that this one was built on did not take effect; roll back and retry");
     }
+    if (rv == DUST_CLOSED) {
+        return file_refuse(f, DUST_VOID,
+            "the process that hosted this member has ended, and what this transaction reads is gone with it; roll back and "
+            "retry");
+    }
     if (rv == DUST_CORRUPT || rv == -SQLITE_CORRUPT) {
-        database_found_damage(f->db, pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
+        found_damage(f, pgno, rv == DUST_CORRUPT);
     }
     return rv < 0 ? -rv : sqlite_code(rv);
 }
@@ -119,7 +133,7 @@ int file_take_slot(struct dfile *f, int i)
     struct err e;
 
     if (!f->has_slot[i]) {
-        int rv = store_slot_take(f->db->store, &f->slot[i], &e);
+        int rv = store_slot_take(f->store, &f->slot[i], &e);
 
         if (rv != DUST_OK) {
             return file_fail(f, &e, false);
@@ -138,18 +152,15 @@ static int pin_for_peek(struct dfile *f, bool *pinned)
     if (f->snap.seq != 0) {
         return SQLITE_OK;
     }
-    rc = file_take_slot(f, 0);
-    if (rc == SQLITE_OK) {
-        store_pin(f->db->store, f->slot[0], &f->snap);
-        *pinned = true;
-    }
+    rc = file_pin(f);
+    *pinned = rc == SQLITE_OK;
     return rc;
 }
 
 static void unpin_after_peek(struct dfile *f, bool pinned)
 {
     if (pinned) {
-        store_unpin(f->db->store, &f->snap);
+        store_unpin(f->store, &f->snap);
     }
 }
 
@@ -240,7 +251,7 @@ static void plain_header(struct dfile *f, uint32_t node)
 {
     static const uint8_t plain[2] = {1, 1};
 
-    store_frame_write(f->db->store, node, 18, plain, 2);
+    store_frame_write(f->store, node, 18, plain, 2);
 }
 
 static int f_write(sqlite3_file *file, const void *in, int n, sqlite3_int64 offset)
@@ -267,15 +278,15 @@ static int f_write(sqlite3_file *file, const void *in, int n, sqlite3_int64 offs
 
             memset(whole, 0, size);
             if (pgno <= f->snap.n_pages) {
-                int rc = store_read(f->db->store, &f->snap, pgno, 0, size, whole, read_base, f);
+                int rc = store_read(f->store, &f->snap, pgno, 0, size, whole, read_base, f);
 
                 if (rc != DUST_OK) {
                     return rc < 0 ? -rc : sqlite_code(rc);
                 }
             }
-            store_frame_write(f->db->store, node, 0, whole, size);
+            store_frame_write(f->store, node, 0, whole, size);
         }
-        store_frame_write(f->db->store, node, within, buf, part);
+        store_frame_write(f->store, node, within, buf, part);
         if (pgno == 1) {
             plain_header(f, node);
         }
@@ -338,8 +349,8 @@ static int commit_phase_two(struct dfile *f)
         return SQLITE_OK;
     }
     /* Nothing was changed. What the program saw meanwhile has to be true all the same. */
-    rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
-    if (rv == DUST_VOID || (rv == DUST_OK && store_snap_void(f->db->store, &f->snap))) {
+    rv = file_wait_agreed(f, f->snap.seq, &f->snap_id, f->db->options.timeout_ms);
+    if (rv == DUST_VOID || (rv == DUST_OK && store_snap_void(f->store, &f->snap))) {
         return SQLITE_BUSY_SNAPSHOT;
     }
     return rv == DUST_OK ? SQLITE_OK : SQLITE_IOERR_COMMIT_ATOMIC;
@@ -415,12 +426,9 @@ static void release(sqlite3_file *file, struct dfile *f)
     f->lib->host->closing(f->lib, f);
     file_unlock(f, SQLITE_LOCK_NONE);
     turn_drop(&f->db->turn, &f->ticket);
-    for (int i = 0; i < 2; i++) {
-        if (f->has_slot[i]) {
-            store_slot_give(f->db->store, f->slot[i]);
-        }
-    }
+    remote_close(f);
     txn_deinit(&f->txn);
+    file_unbind(f);
     ticket_deinit(&f->ticket);
     free(f->sql);
     file->pMethods = f->adopted ? f->real_methods : NULL;
@@ -468,6 +476,7 @@ static struct dfile *dfile_new(struct sqlite_lib *lib, struct database *db)
         .xFetch = f_fetch, /* an adopted connection may call these two, whatever iVersion says */
         .xUnfetch = f_unfetch,
     };
+    f->remote.link.fd = -1;
     f->consistency = (int)db->options.consistency;
     f->freshness_ms = FRESHNESS_DEFAULT_MS;
     ticket_init(&f->ticket);

@@ -14,6 +14,7 @@
 
 #include "vfs/database.h"
 #include "vfs/lib.h"
+#include "vfs/remote.h"
 #include "vfs/txn.h"
 
 #define FRESHNESS_DEFAULT_MS 1000u
@@ -29,6 +30,8 @@ struct dfile {
     struct dfile_methods methods;
     struct sqlite_lib *lib;
     struct database *db;
+    struct store *store; /* in which `snap` is, or the next one will be; one reference */
+    struct remote remote; /* used while the member is hosted by another process */
     struct dfile *next;  /* of the same connection */
     sqlite3 *conn;       /* NULL until known */
     sqlite3_file *real;  /* the file underneath */
@@ -41,8 +44,12 @@ struct dfile {
     uint64_t unconfirmed_ms; /* when a read was last refused for want of a confirmation, 0 if the last was not */
 
     struct snap snap;
+    bool snap_ahead;    /* hosted elsewhere: its version may not be agreed yet */
+    struct vid snap_id; /* … and is this one; none: not known */
     uint32_t slot[2]; /* slot[0] holds snap; slot[1] a version just committed */
     bool has_slot[2];
+    struct store *next_store; /* hosted elsewhere: where next_snap is, in next_slot; may be that of another host */
+    uint32_t next_slot;
     uint64_t pager_seq; /* the version that the pager's cache is of; 0: unknown */
     uint8_t pager_bytes[16]; /* bytes 24..39 as the pager last saw them */
     bool pager_known;   /* pager_bytes is valid */
@@ -99,8 +106,20 @@ int file_wait_to_show(struct dfile *f);
 int file_lock(struct dfile *f, int level);
 void file_unlock(struct dfile *f, int level);
 
+/* Hold the newest agreed version in the store as it is now. A SQLite code. */
+int file_pin(struct dfile *f);
+
+/* If no snapshot is held, go on in the store of the host as it is now, and have slot[0] there if that is another process. */
+void file_bind(struct dfile *f);
+
+/* Give up everything in the store, which must not be in use, and the store. */
+void file_unbind(struct dfile *f);
+
 /* Have a place for slot[i], 0 or 1, in the page store. A SQLite code. */
 int file_take_slot(struct dfile *f, int i);
+
+/* Wait until a version of the file's store is agreed, as store_wait_agreed. id: what is known of it, or none. */
+int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id, uint32_t timeout_ms);
 
 /* Pass the turn on, if the file has it. */
 void file_pass_turn(struct dfile *f);

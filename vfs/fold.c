@@ -30,7 +30,7 @@ int store_fold_begin(struct store *s, struct fold *f, struct err *e)
     f->n_pages_before = s->base.n_pages;
     f->empty = f->target.seq == s->base.seq;
     s->folding = !f->empty;
-    for (uint32_t n = 1; !f->empty && n <= s->n_chunks * CHUNK_NODES; n++) {
+    for (uint32_t n = 1; !f->empty && n <= n_chunks(s) * CHUNK_NODES; n++) {
         struct store_node *d = node_at(s, n);
         uint32_t pgno = atomic_load_explicit(&d->pgno, memory_order_relaxed);
         uint64_t seq = atomic_load_explicit(&d->seq, memory_order_relaxed);
@@ -126,11 +126,11 @@ done:
 int store_fold_keep(struct store *s, struct fold *f, store_base_fn base, void *ctx, struct err *e)
 {
     uint64_t oldest_held = UINT64_MAX;
-    uint32_t n_slots = atomic_load(&s->head->n_slots);
+    uint32_t n = n_slots(s);
     uint8_t *buf;
     int rv = DUST_OK;
 
-    for (uint32_t i = 0; i < n_slots; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         uint64_t seq = atomic_load(&s->slots[i].seq);
 
         if (seq != 0 && seq < oldest_held) {
@@ -168,7 +168,7 @@ static void mark_folded(struct store *s, const struct fold_page *p)
 /* Beyond the new end of app.db nothing equals what app.db has. */
 static void forget_folded_beyond(struct store *s, uint32_t n_pages)
 {
-    for (uint32_t n = 1; n <= s->n_chunks * CHUNK_NODES; n++) {
+    for (uint32_t n = 1; n <= n_chunks(s) * CHUNK_NODES; n++) {
         if (atomic_load_explicit(&node_at(s, n)->pgno, memory_order_relaxed) > n_pages) {
             node_at(s, n)->folded = 0;
         }
@@ -199,8 +199,9 @@ void store_fold_end(struct store *s, struct fold *f, int outcome)
         s->base = f->target;
         atomic_store(&s->head->base, f->target.seq);
         atomic_store(&s->head->base_n_pages, f->target.n_pages);
+        store_tell(s);
     } else if (!done && outcome != DUST_BUSY) {
-        for (uint32_t n = 1; n <= s->n_chunks * CHUNK_NODES; n++) {
+        for (uint32_t n = 1; n <= n_chunks(s) * CHUNK_NODES; n++) {
             node_at(s, n)->folded = 0; /* app.db may hold anything now */
         }
     }

@@ -14,6 +14,7 @@
 
 #include <sqlite3ext.h>
 
+#include "vfs/attachment.h"
 #include "vfs/bug.h"
 #include "vfs/clock.h"
 
@@ -31,6 +32,130 @@
 #define CONFIRM_ROUND_MS 100
 #define CONFIRM_RETRY_WITHIN_MS 500 /* SQLite's own handler sleeps 100 ms at most */
 
+/* Another process may take over from the one that hosts the member. */
+#define TAKEOVER_MS 8000u
+
+void file_unbind(struct dfile *f)
+{
+    if (f->next_store != NULL) {
+        store_slot_give(f->next_store, f->next_slot);
+        store_close(f->next_store);
+        f->next_store = NULL;
+    }
+    for (int i = 0; f->store != NULL && i < 2; i++) {
+        if (f->has_slot[i]) {
+            store_slot_give(f->store, f->slot[i]);
+            f->has_slot[i] = false;
+        }
+    }
+    store_close(f->store);
+    f->store = NULL;
+}
+
+/* No snapshot is held. */
+static void bind_now(struct dfile *f)
+{
+    struct store *s;
+
+    if (f->store != NULL && f->db->attachment == NULL) {
+        return; /* it has always been the same */
+    }
+    s = database_bound(f->db);
+    if (s == f->store) {
+        store_close(s);
+        return;
+    }
+    file_unbind(f);
+    f->store = s;
+    f->pager_seq = f->pager_seq != 0 ? UINT64_MAX : 0; /* numbers of another store */
+}
+
+void file_bind(struct dfile *f)
+{
+    if (f->snap.seq == 0) {
+        bind_now(f);
+        if (store_attached(f->store)) {
+            (void)file_take_slot(f, 0); /* without one, the turn is not kept when the host ends */
+        }
+    }
+}
+
+int file_pin(struct dfile *f)
+{
+    uint64_t until = clock_ms() + TAKEOVER_MS;
+
+    for (;;) {
+        uint32_t generation, owner;
+        struct err e;
+        int rv;
+
+        bind_now(f);
+        rv = file_take_slot(f, 0);
+        if (rv != SQLITE_OK) {
+            return rv;
+        }
+        store_pin(f->store, f->slot[0], &f->snap);
+        if (store_state(f->store) == STORE_LIVE) {
+            return SQLITE_OK;
+        }
+        store_unpin(f->store, &f->snap);
+        rv = store_state(f->store) == STORE_LEFT
+                 ? err_set(&e, DUST_CLOSED, "this database has left its cluster: close the connection and open it again")
+                 : attachment_wait(f->db, until, &generation, &owner, &e);
+        if (rv != DUST_OK && rv != DUST_EXISTS) {
+            return file_fail(f, &e, false);
+        }
+        if (rv == DUST_OK && clock_ms() >= until) {
+            return file_refuse(f, DUST_BUSY, "the process that hosted this member has ended, and no other has taken over yet");
+        }
+        if (rv == DUST_OK) {
+            attachment_lost(f->db, generation);
+        }
+    }
+}
+
+/* ---- the turn and waiting, here or with the host ---- */
+
+static int take_turn(struct dfile *f, uint32_t timeout_ms)
+{
+    return store_attached(f->store) ? remote_take_turn(f, timeout_ms, 0, false)
+                                    : turn_take(&f->db->turn, &f->ticket, timeout_ms, 0);
+}
+
+static int take_place(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms)
+{
+    return store_attached(f->store) ? remote_take_turn(f, timeout_ms, lease_ms, true)
+                                    : turn_take_place(&f->db->turn, &f->ticket, timeout_ms, lease_ms);
+}
+
+static bool holds_turn(struct dfile *f)
+{
+    return store_attached(f->store) ? remote_turn_held(f) : turn_held(&f->db->turn, &f->ticket);
+}
+
+static bool keep_turn(struct dfile *f)
+{
+    return store_attached(f->store) ? remote_turn_keep(f) : turn_keep(&f->db->turn, &f->ticket);
+}
+
+int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id, uint32_t timeout_ms)
+{
+    if (store_attached(f->store) && seq == f->snap.seq && !f->snap_ahead) {
+        return DUST_OK; /* as it was when it was taken */
+    }
+    return store_attached(f->store) ? remote_wait_agreed(f, seq, id, timeout_ms)
+                                    : store_wait_agreed(f->store, seq, timeout_ms);
+}
+
+/* What the next writer would stand on. */
+static int wait_for_head(struct dfile *f, uint32_t timeout_ms)
+{
+    struct head_info head;
+
+    store_head(f->store, &head);
+    return file_wait_agreed(f, head.seq, &head.id, timeout_ms);
+}
+
 /* May what this member has be shown, at the connection's level? */
 static int confirm_read(struct dfile *f)
 {
@@ -40,13 +165,14 @@ static int confirm_read(struct dfile *f)
     int rv;
 
     if (f->consistency == CONSISTENCY_STALE || f->adopting ||
-        (f->consistency == CONSISTENCY_LOCAL && atomic_load_explicit(&db->caught_up, memory_order_acquire))) {
+        (f->consistency == CONSISTENCY_LOCAL && store_caught_up(f->store) && store_state(f->store) == STORE_LIVE)) {
         return SQLITE_OK;
     }
     if (f->unconfirmed_ms != 0 && clock_ms() - f->unconfirmed_ms < CONFIRM_RETRY_WITHIN_MS) {
         wait_ms = f->consistency == CONSISTENCY_LINEARIZABLE ? CONFIRM_ROUND_MS : CONFIRM_RETRY_MS;
     }
-    rv = db->rep.confirm_read(db->rep.ctx, f->consistency, f->freshness_ms, wait_ms, &e);
+    rv = store_attached(f->store) ? remote_confirm(f, wait_ms, &e)
+                                  : db->rep.confirm_read(db->rep.ctx, f->consistency, f->freshness_ms, wait_ms, &e);
     f->unconfirmed_ms = rv == DUST_OK ? 0 : clock_ms();
     if (rv == DUST_OK) {
         return SQLITE_OK;
@@ -59,37 +185,42 @@ static int confirm_read(struct dfile *f)
  * in vain is for the same statement begun again; but the program may have given up, and this be a read. */
 static void pin_with_turn(struct dfile *f)
 {
-    struct head_info head;
+    /* What dies with the host is not built on. */
+    bool ahead = f->by_hook && !(store_attached(f->store) && store_ahead_of_host(f->store));
 
-    if (f->by_hook || BUG(ROW)) {
-        store_pin_head(f->db->store, f->slot[0], &f->snap);
+    if (ahead || BUG(ROW)) {
+        store_pin_head(f->store, f->slot[0], &f->snap);
+        f->snap_ahead = true;
+        if (store_attached(f->store) && !store_id_of(f->store, f->snap.seq, &f->snap_id)) {
+            f->snap_id = (struct vid){{0}};
+        }
         return;
     }
-    store_head(f->db->store, &head);
-    store_wait_agreed(f->db->store, head.seq, TURN_RETRY_LEASE_MS);
-    store_pin(f->db->store, f->slot[0], &f->snap);
+    wait_for_head(f, f->by_hook ? f->db->options.timeout_ms : TURN_RETRY_LEASE_MS);
+    store_pin(f->store, f->slot[0], &f->snap);
 }
 
 static int lock_shared(struct dfile *f)
 {
-    int rc = file_take_slot(f, 0);
+    int rc;
 
-    if (rc != SQLITE_OK) {
-        return rc;
-    }
     if (atomic_load_explicit(&f->db->left, memory_order_relaxed)) {
         return file_refuse(f, DUST_CLOSED,
             "this database has left its cluster, or this process was forked from the one that has it open: close the "
             "connection and open it again");
     }
+    bind_now(f);
     rc = confirm_read(f);
+    if (rc == SQLITE_OK) {
+        rc = file_pin(f);
+    }
     if (rc != SQLITE_OK) {
         return rc;
     }
-    if (f->has_turn && turn_held(&f->db->turn, &f->ticket)) {
+    f->snap_ahead = false;
+    f->snap_id = (struct vid){{0}};
+    if (f->has_turn && holds_turn(f)) {
         pin_with_turn(f);
-    } else {
-        store_pin(f->db->store, f->slot[0], &f->snap);
     }
     if (f->pager_seq == 0 && !f->adopted) {
         f->pager_seq = f->snap.seq; /* a new pager has nothing cached, and does not ask */
@@ -102,7 +233,11 @@ void file_pass_turn(struct dfile *f)
 {
     if (f->has_turn) {
         f->has_turn = false;
-        turn_pass(&f->db->turn, &f->ticket);
+        if (store_attached(f->store)) {
+            remote_pass_turn(f);
+        } else {
+            turn_pass(&f->db->turn, &f->ticket);
+        }
     }
 }
 
@@ -144,11 +279,11 @@ static int take_turn_late(struct dfile *f)
     struct head_info head;
     int rv;
 
-    store_head(f->db->store, &head);
+    store_head(f->store, &head);
     if (head.seq != f->snap.seq && in_transaction(f)) {
         return SQLITE_BUSY_SNAPSHOT;
     }
-    rv = turn_take_place(&f->db->turn, &f->ticket, late_wait_ms(f), TURN_RETRY_LEASE_MS);
+    rv = take_place(f, late_wait_ms(f), TURN_RETRY_LEASE_MS);
     if (rv != DUST_OK) {
         return rv == DUST_BUSY ? SQLITE_BUSY : file_refuse(f, rv, no_turn(rv));
     }
@@ -178,7 +313,7 @@ static int lock_reserved(struct dfile *f)
     if (rc != SQLITE_OK) {
         return rc;
     }
-    if (f->has_turn && !turn_held(&f->db->turn, &f->ticket)) {
+    if (f->has_turn && !holds_turn(f)) {
         file_pass_turn(f); /* it took too long */
     }
     if (!f->has_turn) {
@@ -187,8 +322,8 @@ static int lock_reserved(struct dfile *f)
             return rc;
         }
     }
-    store_head(f->db->store, &head);
-    if (head.seq != f->snap.seq || !turn_keep(&f->db->turn, &f->ticket)) {
+    store_head(f->store, &head);
+    if (head.seq != f->snap.seq || !keep_turn(f)) {
         if (in_transaction(f)) {
             file_pass_turn(f);
             return SQLITE_BUSY_SNAPSHOT;
@@ -196,9 +331,9 @@ static int lock_reserved(struct dfile *f)
         return SQLITE_BUSY; /* SQLite lets go of the snapshot and begins again; the turn waits for it a while */
     }
     if (!f->by_hook && !BUG(ROW)) {
-        int rv = store_wait_agreed(f->db->store, f->snap.seq, f->db->options.timeout_ms);
+        int rv = file_wait_agreed(f, f->snap.seq, &head.id, f->db->options.timeout_ms);
 
-        if (rv == DUST_OK && store_snap_void(f->db->store, &f->snap)) {
+        if (rv == DUST_OK && store_snap_void(f->store, &f->snap)) {
             rv = DUST_VOID;
         }
         if (rv != DUST_OK) {
@@ -206,7 +341,7 @@ static int lock_reserved(struct dfile *f)
             return rv == DUST_VOID ? SQLITE_BUSY_SNAPSHOT : SQLITE_BUSY;
         }
     }
-    txn_begin(&f->txn, f->db->store, f->snap.n_pages);
+    txn_begin(&f->txn, f->store, f->snap.n_pages);
     f->writing = true;
     f->committed = false;
     return SQLITE_OK;
@@ -231,6 +366,36 @@ int file_lock(struct dfile *f, int level)
     return rc;
 }
 
+/* To the version committed, which may be in another store: there was another host meanwhile. */
+static void move_on(struct dfile *f)
+{
+    uint32_t slot = f->slot[0];
+
+    store_unpin(f->store, &f->snap);
+    if (f->next_store == NULL) {
+        txn_disown(&f->txn);
+        f->slot[0] = f->slot[1];
+        f->slot[1] = slot;
+    } else {
+        struct store *s = f->next_store;
+
+        txn_reset(&f->txn); /* its own memory */
+        slot = f->next_slot;
+        f->next_store = NULL;
+        if (s != f->store) {
+            file_unbind(f);
+            f->store = s;
+        } else {
+            store_slot_give(f->store, f->slot[0]);
+            store_close(s);
+        }
+        f->slot[0] = slot;
+        f->has_slot[0] = true;
+    }
+    f->snap = f->next_snap;
+    f->pager_seq = f->snap.seq;
+}
+
 /* Leave WRITING: to the version committed, or back to where the transaction began. */
 static void end_writing(struct dfile *f)
 {
@@ -238,14 +403,7 @@ static void end_writing(struct dfile *f)
         return;
     }
     if (f->committed) {
-        uint32_t slot = f->slot[0];
-
-        store_unpin(f->db->store, &f->snap);
-        f->snap = f->next_snap;
-        f->slot[0] = f->slot[1];
-        f->slot[1] = slot;
-        f->pager_seq = f->snap.seq;
-        txn_disown(&f->txn);
+        move_on(f);
     } else {
         txn_reset(&f->txn);
     }
@@ -264,7 +422,7 @@ void file_unlock(struct dfile *f, int level)
         end_writing(f);
     }
     if (level == SQLITE_LOCK_NONE && f->snap.seq != 0) {
-        store_unpin(f->db->store, &f->snap);
+        store_unpin(f->store, &f->snap);
     }
     f->lock = level;
 }
@@ -278,7 +436,8 @@ int file_take_turn(struct dfile *f, uint32_t timeout_ms)
     if (f->has_turn || f->writing) {
         return DUST_OK;
     }
-    rv = turn_take(&f->db->turn, &f->ticket, timeout_ms, 0);
+    file_bind(f);
+    rv = take_turn(f, timeout_ms);
     f->has_turn = f->by_hook = rv == DUST_OK;
     return rv;
 }
@@ -293,17 +452,12 @@ void file_return_turn(struct dfile *f)
 
 int file_wait_to_show(struct dfile *f)
 {
-    struct head_info head;
-    uint64_t seq = f->snap.seq;
     int rv;
 
-    if (seq == 0 && f->has_turn) {
-        store_head(f->db->store, &head);
-        seq = head.seq;
-    }
-    if (seq == 0 || BUG(ROW)) {
+    if (BUG(ROW) || (f->snap.seq == 0 && !f->has_turn)) {
         return DUST_OK;
     }
-    rv = store_wait_agreed(f->db->store, seq, f->db->options.timeout_ms);
-    return rv == DUST_OK && f->snap.seq != 0 && store_snap_void(f->db->store, &f->snap) ? DUST_VOID : rv;
+    rv = f->snap.seq == 0 ? wait_for_head(f, f->db->options.timeout_ms)
+                          : file_wait_agreed(f, f->snap.seq, &f->snap_id, f->db->options.timeout_ms);
+    return rv == DUST_OK && f->snap.seq != 0 && store_snap_void(f->store, &f->snap) ? DUST_VOID : rv;
 }

@@ -24,6 +24,10 @@ struct replicator {
      * DUST_NOLEADER. SQL threads. */
     int (*confirm_read)(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e);
 
+    /* Has the transaction of this id taken effect, as far as the log here tells? Everything that had been committed when it
+     * was called is looked at. Waits at most timeout_ms. DUST_OK, DUST_NOLEADER, DUST_BUSY, DUST_CLOSED. SQL threads. */
+    int (*took_effect)(void *ctx, const struct vid *id, uint32_t timeout_ms, bool *yes, struct err *e);
+
     /* A page of this member's files was found damaged (database.damaged). Any thread. */
     void (*found_damage)(void *ctx);
 

@@ -41,7 +41,7 @@ static int is_commit(struct dfile *f, bool *yes)
     if (node == 0) {
         return SQLITE_OK;
     }
-    store_frame_read(f->db->store, node, 0, after, sizeof after);
+    store_frame_read(f->store, node, 0, after, sizeof after);
     memset(before, 0, sizeof before);
     if (f->snap.n_pages > 0) {
         f->writing = false;
@@ -69,7 +69,7 @@ static int fill_gap(struct dfile *f, uint32_t n_pages, struct err *e)
         if (rv != DUST_OK) {
             return rv;
         }
-        store_frame_write(f->db->store, node, 0, zeros, f->db->page_size);
+        store_frame_write(f->store, node, 0, zeros, f->db->page_size);
     }
     return DUST_OK;
 }
@@ -102,7 +102,7 @@ static int seal_txn(struct dfile *f, const struct vid *parent, uint32_t n_pages,
             rv = err_set(e, DUST_IO, "cannot read page %u of the database", pages[i].pgno);
             break;
         }
-        rv = seal_page(&seal, pages[i].pgno, store_frame(f->db->store, pages[i].node), is_new ? NULL : old, &kept, e);
+        rv = seal_page(&seal, pages[i].pgno, store_frame(f->store, pages[i].node), is_new ? NULL : old, &kept, e);
     }
     if (rv == DUST_OK) {
         rv = seal_finish(&seal, out, e);
@@ -113,7 +113,7 @@ static int seal_txn(struct dfile *f, const struct vid *parent, uint32_t n_pages,
     return rv;
 }
 
-/* 2 and 3: on success *v is staged and held by slot 1. */
+/* 2 and, if the member is hosted here, 3: on success *v is staged and held by slot 1. */
 static int stage(struct dfile *f, struct commit *commit, struct sealed **sealed, struct version *v, struct err *e)
 {
     uint8_t header[HEADER_SIZE];
@@ -122,12 +122,12 @@ static int stage(struct dfile *f, struct commit *commit, struct sealed **sealed,
     struct vid parent;
     int rv;
 
-    store_frame_read(f->db->store, txn_find(&f->txn, 1), 0, header, sizeof header);
+    store_frame_read(f->store, txn_find(&f->txn, 1), 0, header, sizeof header);
     n_pages = header_n_pages(header);
     if (n_pages == 0 || header_page_size(header) != f->db->page_size) {
         return err_set(e, DUST_MISUSE, "the page size of a cluster cannot be changed: it is %u", f->db->page_size);
     }
-    if (!store_id_of(f->db->store, f->snap.seq, &parent)) {
+    if (!store_id_of(f->store, f->snap.seq, &parent)) {
         return err_set(e, DUST_STALE, "the database has moved on since this transaction read it; roll back and retry");
     }
     txn_truncate(&f->txn, n_pages);
@@ -146,27 +146,91 @@ static int stage(struct dfile *f, struct commit *commit, struct sealed **sealed,
         nodes[i] = pages[i].node;
     }
     rv = seal_txn(f, &parent, n_pages, pages, n, sealed, e);
-    if (rv != DUST_OK) {
+    if (rv != DUST_OK || store_attached(f->store)) {
         goto done;
     }
-    rv = store_stage(f->db->store, &(*sealed)->id, &parent, n_pages, nodes, n, commit, v, e);
+    rv = store_stage(f->store, &(*sealed)->id, &parent, n_pages, nodes, n, commit, v, e);
     if (rv != DUST_OK) {
         sealed_free(*sealed);
         goto done;
     }
-    store_pin_staged(f->db->store, f->slot[1], &f->next_snap, v);
+    store_pin_staged(f->store, f->slot[1], &f->next_snap, v);
+    store_set_hosts_own(f->store, v->seq);
 done:
     free(pages);
     free(nodes);
     return rv;
 }
 
-int file_commit(struct dfile *f)
+/* 3 and 4, by the process that hosts the member. The transaction's pages are this process's memory. */
+static int commit_there(struct dfile *f, struct vid *id, uint64_t *after, struct err *e)
+{
+    struct sealed *sealed;
+    int rv = stage(f, NULL, &sealed, NULL, e);
+
+    if (rv == DUST_OK) {
+        *id = sealed->id;
+        rv = remote_commit(f, sealed, after, e);
+        f->has_turn = rv == DUST_OK ? false : f->has_turn;
+    }
+    return rv;
+}
+
+/* 3 and 4, here. */
+static int commit_here(struct dfile *f, struct vid *id, uint64_t *after, struct err *e)
+{
+    struct commit *commit = commit_new(f->db->rep.room);
+    struct sealed *sealed;
+    struct version v;
+    int rv;
+
+    if (commit == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    rv = stage(f, commit, &sealed, &v, e);
+    if (rv != DUST_OK) {
+        commit_unref(commit);
+        commit_unref(commit);
+        return rv;
+    }
+    *id = v.id;
+    *after = v.after;
+    f->db->rep.submit(f->db->rep.ctx, sealed, &v, commit);
+    file_pass_turn(f);
+    rv = BUG(ACK) ? DUST_OK : commit_wait(commit, f->db->options.timeout_ms, e);
+    commit_unref(commit);
+    if (rv != DUST_OK) {
+        txn_disown(&f->txn); /* the pages are the version's, or gone with it */
+        store_unpin(f->store, &f->next_snap);
+    }
+    return rv;
+}
+
+/* The code that SQLite gets, and what dust_outcome will need. */
+static int failed(struct dfile *f, int rv, const struct vid *id, uint64_t after, struct err *e)
 {
     char hex[VID_HEX_SIZE];
-    struct sealed *sealed;
-    struct commit *commit;
-    struct version v;
+
+    if (rv == COMMIT_PENDING) {
+        err_set(e, DUST_UNKNOWN, "no majority of the cluster answered within %u ms", f->db->options.timeout_ms);
+    }
+    if (e->code == DUST_UNKNOWN) {
+        struct err why = *e;
+
+        f->unknown = *id;
+        f->unknown_after = after;
+        err_set(e, DUST_UNKNOWN,
+            "%.160s; transaction %s may yet take effect: SELECT dust_outcome('%s') tells (on another member: "
+            "dust_outcome('%s', %llu))",
+            why.text, vid_hex(id, hex), hex, hex, (unsigned long long)after);
+    }
+    return file_fail(f, e, true);
+}
+
+int file_commit(struct dfile *f)
+{
+    struct vid id = {{0}};
+    uint64_t after = 0;
     struct err e;
     bool yes;
     int rv = is_commit(f, &yes);
@@ -174,42 +238,16 @@ int file_commit(struct dfile *f)
     if (rv != SQLITE_OK || !yes) {
         return rv;
     }
-    rv = file_take_slot(f, 1);
-    if (rv != SQLITE_OK) {
-        return rv;
+    if (!store_attached(f->store)) {
+        rv = file_take_slot(f, 1);
+        if (rv != SQLITE_OK) {
+            return rv;
+        }
     }
-    commit = commit_new(f->db->rep.room);
-    if (commit == NULL) {
-        return SQLITE_NOMEM;
-    }
-    rv = stage(f, commit, &sealed, &v, &e);
+    rv = store_attached(f->store) ? commit_there(f, &id, &after, &e) : commit_here(f, &id, &after, &e);
     if (rv != DUST_OK) {
-        commit_unref(commit);
-        commit_unref(commit);
-        return file_fail(f, &e, true);
+        return failed(f, rv, &id, after, &e);
     }
-    f->db->rep.submit(f->db->rep.ctx, sealed, &v, commit);
-    file_pass_turn(f);
-    rv = BUG(ACK) ? DUST_OK : commit_wait(commit, f->db->options.timeout_ms, &e);
-    commit_unref(commit);
-    if (rv == DUST_OK) {
-        f->committed = true;
-        return SQLITE_OK;
-    }
-    if (rv == COMMIT_PENDING) {
-        err_set(&e, DUST_UNKNOWN, "no majority of the cluster answered within %u ms", f->db->options.timeout_ms);
-    }
-    if (e.code == DUST_UNKNOWN) {
-        struct err why = e;
-
-        f->unknown = v.id;
-        f->unknown_after = v.after;
-        err_set(&e, DUST_UNKNOWN,
-            "%.160s; transaction %s may yet take effect: SELECT dust_outcome('%s') tells (on another member: "
-            "dust_outcome('%s', %llu))",
-            why.text, vid_hex(&v.id, hex), hex, hex, (unsigned long long)v.after);
-    }
-    txn_disown(&f->txn); /* the pages are the version's, or gone with it */
-    store_unpin(f->db->store, &f->next_snap);
-    return file_fail(f, &e, true);
+    f->committed = true;
+    return SQLITE_OK;
 }

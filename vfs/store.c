@@ -16,10 +16,7 @@
  *   base <= agreed <= head                          (seqs)
  *   every chain holds the nodes of one page newest first
  *   a private frame (transaction under way) is in no chain
- *   slot.seq != 0  =>  slot.pid != 0
- *
- * Limits: a slot of a dead process of the same host is found by its pid only when processes attach, which they
- * cannot yet. */
+ *   slot.seq != 0  =>  slot.owner != 0 */
 #include "vfs/store_impl.h"
 
 #include <errno.h>
@@ -33,10 +30,6 @@
 #include "vfs/clock.h"
 #include "vfs/sums.h"
 
-#define SLOTS_AT 4096
-#define BUCKETS_AT (SLOTS_AT + STORE_MAX_SLOTS * sizeof(struct store_slot))
-#define CHUNKS_AT (BUCKETS_AT + N_BUCKETS * sizeof(uint32_t))
-#define RESERVE ((size_t)64 << 30)
 #define READ_TRIES 64 /* lock-free attempts before the mutex is taken */
 
 void copy_racy(void *dst, const void *src, size_t n)
@@ -51,78 +44,70 @@ void copy_racy(void *dst, const void *src, size_t n)
 #endif
 }
 
-/* Name the process that holds the lock on fd. */
-static int busy_error(int fd, const char *path, struct err *e)
+struct store *store_new(const char *path)
 {
-    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    char name[64] = "", proc[64];
-    FILE *f;
+    struct store *s = calloc(1, sizeof *s);
 
-    if (fcntl(fd, F_GETLK, &l) != 0 || l.l_type == F_UNLCK) {
-        return err_set(e, DUST_BUSY, "another process has just opened or closed this member (%s); try again", path);
+    if (s == NULL || (s->path = strdup(path)) == NULL) {
+        free(s);
+        return NULL;
     }
-    snprintf(proc, sizeof proc, "/proc/%ld/comm", (long)l.l_pid);
-    f = fopen(proc, "re");
-    if (f != NULL) {
-        if (fgets(name, sizeof name, f) != NULL) {
-            name[strcspn(name, "\n")] = '\0';
-        }
-        fclose(f);
-    }
-    return err_set(e, DUST_BUSY,
-        "process %ld (%s) has this member of the cluster open; one process at a time can have it: close it there "
-        "first",
-        (long)l.l_pid, name[0] != '\0' ? name : "name unknown");
+    s->fd = -1;
+    atomic_init(&s->refs, 1);
+    pthread_mutex_init(&s->mutex, NULL);
+    cond_init_monotonic(&s->changed);
+    atomic_init(&s->durable, UINT64_MAX);
+    return s;
+}
+
+void store_place(struct store *s, uint32_t page_size)
+{
+    s->page_size = page_size;
+    s->chunks_at = CHUNKS_AT;
+    s->chunk_size = CHUNK_NODES * (sizeof(struct store_node) + (size_t)page_size);
+}
+
+void store_find(struct store *s)
+{
+    s->head = (struct store_head *)s->region.base;
+    s->buckets = (_Atomic uint32_t *)(s->region.base + BUCKETS_AT);
 }
 
 int store_open(struct store **out, const char *path, struct err *e)
 {
-    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    struct store *s = calloc(1, sizeof *s);
+    struct store *s = store_new(path);
     int rv;
 
     if (s == NULL) {
         return err_set(e, DUST_NOMEM, "out of memory");
     }
-    s->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    /* Whoever has the old one mapped keeps it as it is. */
+    if (unlink(path) != 0 && errno != ENOENT) {
+        rv = err_sys(e, errno, "cannot remove the old %s", path);
+        goto fail;
+    }
+    s->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (s->fd < 0) {
-        rv = err_sys(e, errno, "cannot open %s", path);
-        goto fail_open;
+        rv = err_sys(e, errno, "cannot make %s", path);
+        goto fail;
     }
-    if (fcntl(s->fd, F_SETLK, &l) != 0) {
-        rv = errno == EACCES || errno == EAGAIN ? busy_error(s->fd, path, e)
-                                                : err_sys(e, errno, "cannot lock %s", path);
-        goto fail_lock;
+    rv = region_open(&s->region, s->fd, STORE_RESERVE, e);
+    if (rv == DUST_OK) {
+        rv = region_grow(&s->region, CHUNKS_AT, e);
     }
-    if (ftruncate(s->fd, 0) != 0) {
-        rv = err_sys(e, errno, "cannot empty %s", path);
-        goto fail_lock;
-    }
-    rv = region_open(&s->region, s->fd, RESERVE, e);
     if (rv != DUST_OK) {
-        goto fail_lock;
+        goto fail;
     }
-    rv = region_grow(&s->region, CHUNKS_AT, e);
-    if (rv != DUST_OK) {
-        goto fail_grow;
-    }
-    s->head = (struct store_head *)s->region.base;
+    s->owner = STORE_HOST;
+    store_find(s);
+    s->readers = (struct store_readers *)(s->region.base + READERS_AT);
     s->slots = (struct store_slot *)(s->region.base + SLOTS_AT);
-    s->buckets = (_Atomic uint32_t *)(s->region.base + BUCKETS_AT);
     s->head->format = STORE_FORMAT;
     s->head->pid = (uint32_t)getpid();
-    pthread_mutex_init(&s->mutex, NULL);
-    cond_init_monotonic(&s->changed);
-    atomic_init(&s->durable, UINT64_MAX);
     *out = s;
     return DUST_OK;
-
-fail_grow:
-    region_close(&s->region);
-fail_lock:
-    close(s->fd);
-fail_open:
-    free(s);
+fail:
+    store_close(s);
     return rv;
 }
 
@@ -136,10 +121,8 @@ int store_format(
         return err_set(e, DUST_CORRUPT, "%u is not a page size", page_size);
     }
     pthread_mutex_lock(&s->mutex);
-    s->page_size = page_size;
+    store_place(s, page_size);
     s->head->page_size = page_size;
-    s->chunks_at = CHUNKS_AT;
-    s->chunk_size = CHUNK_NODES * (sizeof(struct store_node) + (size_t)page_size);
     s->next_seq = 2;
     s->base = (struct head_info){.seq = 1, .index = index, .id = *id, .n_pages = n_pages};
     s->applied = index;
@@ -147,14 +130,22 @@ int store_format(
     atomic_store(&s->head->base_n_pages, n_pages);
     atomic_store(&s->head->agreed, 1);
     atomic_store(&s->head->head, 1);
+    store_tell(s);
+    atomic_store(&s->head->applied, index);
     s->head->magic = STORE_MAGIC;
     pthread_mutex_unlock(&s->mutex);
     return DUST_OK;
 }
 
+struct store *store_ref(struct store *s)
+{
+    atomic_fetch_add(&s->refs, 1);
+    return s;
+}
+
 void store_close(struct store *s)
 {
-    if (s == NULL) {
+    if (s == NULL || atomic_fetch_sub(&s->refs, 1) != 1) {
         return;
     }
     while (s->oldest != NULL) {
@@ -163,13 +154,19 @@ void store_close(struct store *s)
         s->oldest = v->next;
         free(v);
     }
-    region_close(&s->region);
-    if (ftruncate(s->fd, 0) != 0) {
-        /* nothing in it is ever trusted again */
+    if (s->attached) {
+        attach_unmap(s);
+    } else if (s->head != NULL) {
+        atomic_store(&s->head->state, STORE_CLOSED);
+        unlink(s->path); /* not emptied: others may have it mapped */
     }
-    close(s->fd);
+    region_close(&s->region);
+    if (s->fd >= 0) {
+        close(s->fd);
+    }
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->mutex);
+    free(s->path);
     free(s);
 }
 
@@ -185,11 +182,11 @@ int store_slot_take(struct store *s, uint32_t *slot, struct err *e)
     for (uint32_t i = 0; i < STORE_MAX_SLOTS; i++) {
         uint32_t nobody = 0;
 
-        if (atomic_load_explicit(&s->slots[i].pid, memory_order_relaxed) == 0 &&
-            atomic_compare_exchange_strong(&s->slots[i].pid, &nobody, (uint32_t)getpid())) {
-            uint32_t seen = atomic_load(&s->head->n_slots);
+        if (atomic_load_explicit(&s->slots[i].owner, memory_order_relaxed) == 0 &&
+            atomic_compare_exchange_strong(&s->slots[i].owner, &nobody, s->owner)) {
+            uint32_t seen = atomic_load(&s->readers->n_slots);
 
-            while (seen < i + 1 && !atomic_compare_exchange_weak(&s->head->n_slots, &seen, i + 1)) {
+            while (seen < i + 1 && !atomic_compare_exchange_weak(&s->readers->n_slots, &seen, i + 1)) {
             }
             *slot = i;
             return DUST_OK;
@@ -201,7 +198,7 @@ int store_slot_take(struct store *s, uint32_t *slot, struct err *e)
 void store_slot_give(struct store *s, uint32_t slot)
 {
     atomic_store(&s->slots[slot].seq, 0);
-    atomic_store(&s->slots[slot].pid, 0);
+    atomic_store(&s->slots[slot].owner, 0);
 }
 
 /* The node that page pgno has at seq, or 0. To be believed only if the generation stays. */
@@ -209,12 +206,12 @@ static uint32_t lookup(struct store *s, uint32_t pgno, uint64_t seq)
 {
     uint32_t n = atomic_load_explicit(bucket_of(s, pgno), memory_order_acquire);
     /* a chain being cut may lead in circles */
-    uint32_t limit = atomic_load_explicit(&s->n_chunks, memory_order_relaxed) * CHUNK_NODES + CHUNK_NODES;
+    uint32_t limit = n_chunks(s) * CHUNK_NODES + CHUNK_NODES;
 
     while (n != 0 && limit-- > 0) {
         struct store_node *d;
 
-        if (n > atomic_load_explicit(&s->n_chunks, memory_order_relaxed) * CHUNK_NODES) {
+        if (n > n_chunks(s) * CHUNK_NODES && !store_look_again(s, n)) {
             return 0; /* no such node: the file was changed by somebody else */
         }
         d = node_at(s, n);
@@ -230,6 +227,8 @@ static uint32_t lookup(struct store *s, uint32_t pgno, uint64_t seq)
 
 static uint32_t size_at(struct store *s, uint64_t seq)
 {
+    unsigned tries = 0;
+
     for (;;) {
         uint64_t gen = atomic_load_explicit(&s->head->gen, memory_order_acquire);
         uint32_t n = lookup(s, 1, seq);
@@ -239,6 +238,9 @@ static uint32_t size_at(struct store *s, uint64_t seq)
         atomic_thread_fence(memory_order_acquire);
         if (gen % 2 == 0 && atomic_load_explicit(&s->head->gen, memory_order_relaxed) == gen) {
             return size;
+        }
+        if (s->attached && !attach_wait(s, tries++)) {
+            return 0;
         }
     }
 }
@@ -350,22 +352,29 @@ int store_read(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offse
 {
     int rv;
 
-    for (int i = 0; i < READ_TRIES; i++) {
+    for (unsigned i = 0;; i++) {
         uint64_t gen = atomic_load_explicit(&s->head->gen, memory_order_acquire);
 
-        if (gen % 2 != 0) {
-            continue;
+        if (i >= READ_TRIES && !s->attached) {
+            pthread_mutex_lock(&s->mutex);
+            rv = read_once(s, snap, pgno, offset, n, buf, base, ctx);
+            pthread_mutex_unlock(&s->mutex);
+            break;
         }
-        rv = read_once(s, snap, pgno, offset, n, buf, base, ctx);
-        atomic_thread_fence(memory_order_acquire);
-        if (atomic_load_explicit(&s->head->gen, memory_order_relaxed) == gen) {
-            goto read;
+        if (gen % 2 == 0) {
+            rv = read_once(s, snap, pgno, offset, n, buf, base, ctx);
+            atomic_thread_fence(memory_order_acquire);
+            if (atomic_load_explicit(&s->head->gen, memory_order_relaxed) == gen) {
+                break;
+            }
+        }
+        if (s->attached && !attach_wait(s, i)) {
+            return DUST_CLOSED;
         }
     }
-    pthread_mutex_lock(&s->mutex);
-    rv = read_once(s, snap, pgno, offset, n, buf, base, ctx);
-    pthread_mutex_unlock(&s->mutex);
-read:
+    if (s->attached && store_state(s) >= STORE_CLOSED) {
+        return DUST_CLOSED;
+    }
     if (atomic_load(&s->slots[snap->slot].dead) != 0) {
         return DUST_VOID;
     }
@@ -379,13 +388,13 @@ read:
 
 static int chunk_new(struct store *s, struct err *e)
 {
-    uint32_t first = s->n_chunks * CHUNK_NODES + 1;
-    int rv = region_grow(&s->region, s->chunks_at + (size_t)(s->n_chunks + 1) * s->chunk_size, e);
+    uint32_t first = n_chunks(s) * CHUNK_NODES + 1;
+    int rv = region_grow(&s->region, s->chunks_at + (size_t)(n_chunks(s) + 1) * s->chunk_size, e);
 
     if (rv != DUST_OK) {
         return rv;
     }
-    s->n_chunks++;
+    set_n_chunks(s, n_chunks(s) + 1);
     for (uint32_t i = CHUNK_NODES; i-- > 0;) {
         node_at(s, first + i)->sibling = s->free_list;
         s->free_list = first + i;
@@ -468,6 +477,9 @@ int store_frame_new(struct store *s, uint32_t pgno, uint32_t *node, struct err *
 {
     int rv;
 
+    if (s->attached) {
+        return locals_take(s->locals, node, e);
+    }
     pthread_mutex_lock(&s->mutex);
     rv = node_new(s, pgno, node, e);
     pthread_mutex_unlock(&s->mutex);
@@ -476,6 +488,12 @@ int store_frame_new(struct store *s, uint32_t pgno, uint32_t *node, struct err *
 
 void store_frame_free(struct store *s, const uint32_t *nodes, uint32_t n)
 {
+    for (uint32_t i = 0; s->attached && i < n; i++) {
+        locals_give(s->locals, nodes[i]);
+    }
+    if (s->attached) {
+        return;
+    }
     pthread_mutex_lock(&s->mutex);
     for (uint32_t i = 0; i < n; i++) {
         node_free(s, nodes[i]);
@@ -483,17 +501,22 @@ void store_frame_free(struct store *s, const uint32_t *nodes, uint32_t n)
     pthread_mutex_unlock(&s->mutex);
 }
 
+static uint8_t *own_frame(struct store *s, uint32_t node)
+{
+    return s->attached ? locals_page(s->locals, node) : frame_at(s, node);
+}
+
 void store_frame_write(struct store *s, uint32_t node, uint32_t offset, const void *buf, uint32_t n)
 {
-    copy_racy(frame_at(s, node) + offset, buf, n);
+    copy_racy(own_frame(s, node) + offset, buf, n);
 }
 
 void store_frame_read(struct store *s, uint32_t node, uint32_t offset, void *buf, uint32_t n)
 {
-    copy_racy(buf, frame_at(s, node) + offset, n);
+    copy_racy(buf, own_frame(s, node) + offset, n);
 }
 
 const uint8_t *store_frame(struct store *s, uint32_t node)
 {
-    return frame_at(s, node);
+    return own_frame(s, node);
 }

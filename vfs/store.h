@@ -15,7 +15,7 @@
  * Changes are made under the store's mutex.
  *
  * All of this lives in one mapped file and refers to itself by numbers, never by address, so that other processes can
- * map it. It is rebuilt at start and nothing in it is ever trusted after a crash. */
+ * map it (docs/PROCESSES.md). It is made anew at each start and nothing in it is ever trusted after a crash. */
 #ifndef DUST_VFS_STORE_H
 #define DUST_VFS_STORE_H
 
@@ -57,17 +57,44 @@ struct snap {
  * which store_read passes on negated. May be called with the store's mutex held. */
 typedef int (*store_base_fn)(void *ctx, void *buf, uint32_t n, uint64_t offset);
 
-/* Open the store in file `path` (created 0600 when absent; old content is discarded). Takes the lock on the file that
- * makes this process the host of the member: DUST_BUSY, with a text naming the process that has it, if another one
- * does. */
+/* Make a store in file `path`, 0600. An older file of that name is unlinked; processes that have it mapped keep it. */
 int store_open(struct store **out, const char *path, struct err *e);
 
 /* Lay the store out for a page size and a base version. Once per store. */
 int store_format(struct store *s, uint32_t page_size, const struct vid *id, uint64_t index, uint32_t n_pages,
     struct err *e);
 
-/* Unmap, unlock, free. No snapshot may be held. NULL is fine. */
+/* Map the store of another process, for reading it: what changes the history does not work on it (that is the
+ * host's), and what waits for a change neither. `owner`: the number of this process, as the host has given it, for its
+ * slots. Writes to it are this process's own memory (locals.h). DUST_AGAIN: it is not there yet, or not laid out. */
+int store_attach(struct store **out, const char *path, uint32_t owner, struct err *e);
+
+/* One more reference, and one less; with the last one it is unmapped and freed. No snapshot may be held then. NULL is
+ * fine for the latter. */
+struct store *store_ref(struct store *s);
 void store_close(struct store *s);
+
+/* What has become of it: see store_attach.c. */
+enum store_state { STORE_LIVE, STORE_SUPERSEDED, STORE_CLOSED, STORE_LEFT };
+enum store_state store_state(const struct store *s);
+bool store_attached(const struct store *s);
+
+/* Say so in a store that is attached, whose host is gone: this process is the host now. */
+void store_set_state(struct store *s, enum store_state state);
+
+/* Host: a local read need not be confirmed; attached: has that been said? */
+void store_set_caught_up(struct store *s, bool yes);
+bool store_caught_up(const struct store *s);
+
+/* Host: the reader of this slot, of this attached process, has the write turn (owner 0: none has). Attached: which one had
+ * it when that was last said? */
+void store_set_turn_of(struct store *s, uint32_t owner, uint32_t slot);
+uint32_t store_turn_of(const struct store *s, uint32_t *slot);
+uint32_t store_owner(const struct store *s); /* this process's own number */
+
+/* Host: a version of this seq was written in this process; attached: is any of those not agreed yet? */
+void store_set_hosts_own(struct store *s, uint64_t seq);
+bool store_ahead_of_host(const struct store *s);
 
 uint32_t store_page_size(const struct store *s);
 
@@ -97,6 +124,17 @@ void store_unpin(struct store *s, struct snap *snap);
  * version has become void; negative: what `base` returned. */
 int store_read(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offset, uint32_t n, void *buf,
     store_base_fn base, void *ctx);
+
+/* ---- slots of attached processes, for the host; any thread ---- */
+
+/* Is it one of that owner's? */
+bool store_slot_is(struct store *s, uint32_t slot, uint32_t owner);
+
+/* Free all of its slots, of a process that is gone. Returns how many there were. */
+uint32_t store_free_slots(struct store *s, uint32_t owner);
+
+/* The number of snapshots it holds (0: all hold), and the oldest of them. */
+uint32_t store_held_by(struct store *s, uint32_t owner, uint64_t *oldest);
 
 /* ---- versions: any thread, under the store's mutex inside ---- */
 
@@ -147,6 +185,9 @@ void store_rebase(struct store *s, const struct head_info *head);
 /* The id of the version with that seq, if it is known still (not older than the base). */
 bool store_id_of(struct store *s, uint64_t seq, struct vid *id);
 
+/* The reverse; 0 if it is not known. */
+uint64_t store_seq_of(struct store *s, const struct vid *id);
+
 /* The oldest speculative version, or NULL. */
 struct version *store_oldest_speculative(struct store *s);
 
@@ -154,6 +195,11 @@ struct version *store_oldest_speculative(struct store *s);
  * (DUST_BUSY). One that became void before app.db came to a newer version counts as agreed: whoever holds a snapshot of
  * it asks store_snap_void. Any thread but the one that publishes. */
 int store_wait_agreed(struct store *s, uint64_t seq, uint32_t timeout_ms);
+
+/* Have `changed` called whenever versions were staged, published or voided and `on` was last said; with the store's mutex
+ * held, so that it may do nothing but pass the news on. */
+void store_watch(struct store *s, void (*changed)(void *ctx), void *ctx);
+void store_watching(struct store *s, bool on);
 
 /* The index of the last log entry looked at, void ones included: what dust_wait() waits for. store_wait_applied
  * returns DUST_BUSY when the time is up. */

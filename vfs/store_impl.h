@@ -1,24 +1,36 @@
-/* store_impl - what store.c (readers, frames), version.c (stage, publish, void), trim.c and fold.c share. Not for
- * others. */
+/* store_impl - what store.c (readers, frames), version.c (stage, publish, void), trim.c, fold.c and store_attach.c (the
+ * store of another process) share. Not for others. */
 #ifndef DUST_VFS_STORE_IMPL_H
 #define DUST_VFS_STORE_IMPL_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "vfs/locals.h"
 #include "vfs/region.h"
 #include "vfs/store.h"
 
 #define STORE_MAGIC 0x74737564u /* "dust", little-endian */
-#define STORE_FORMAT 1
+#define STORE_FORMAT 2
 #define CHUNK_NODES 256
 #define N_BUCKETS (1u << 17)
+#define READERS_AT 4096
+#define SLOTS_AT 8192
+#define BUCKETS_AT (SLOTS_AT + STORE_MAX_SLOTS * sizeof(struct store_slot))
+#define CHUNKS_AT (BUCKETS_AT + N_BUCKETS * sizeof(uint32_t))
+#define STORE_RESERVE ((size_t)64 << 30)
+#define STORE_HOST UINT32_MAX /* as the owner of a slot */
+
+/* Where things stand, each as store_agreed, store_head and store_base tell it. */
+struct store_told {
+    struct head_info agreed, head, base;
+};
 
 /* Layout of the file, all offsets fixed by the page size:
  *
  *     0        struct store_head
- *     4096     struct store_slot[STORE_MAX_SLOTS]
- *     +512 KiB _Atomic uint32_t bucket[N_BUCKETS]
+ *     4096     struct store_readers, and STORE_MAX_SLOTS struct store_slot: all that an attached process may write
+ *     +516 KiB _Atomic uint32_t bucket[N_BUCKETS]
  *     +512 KiB chunk[0], chunk[1], …: CHUNK_NODES struct store_node, then as many frames of page_size bytes
  *
  * A node is named by its number, from 1; node n describes frame n. */
@@ -32,12 +44,23 @@ struct store_head {
     _Atomic uint64_t base;   /* seq of the version app.db is at */
     _Atomic uint32_t base_n_pages;
     _Atomic uint32_t epoch;   /* number of store_void calls */
+    _Atomic uint32_t n_chunks;
+    _Atomic uint32_t state;   /* enum store_state */
+    _Atomic uint32_t told_gen; /* seqlock over `told` */
+    struct store_told told;    /* for processes that are attached */
+    _Atomic uint64_t applied;
+    _Atomic uint64_t hosts_own; /* seq of the newest version that was written in the host process */
+    _Atomic uint32_t caught_up; /* see database.caught_up */
+    _Atomic uint64_t turn_of; /* the attached process that has the write turn, and its slot, from 1; 0: none */
+};
+
+struct store_readers {
     _Atomic uint32_t n_slots; /* slots at or above this have never been used */
 };
 
 struct store_slot { /* a cache line of its own: each reader writes its slot at every transaction */
-    _Atomic uint64_t seq;  /* snapshot held, 0 for none */
-    _Atomic uint32_t pid;  /* owner, 0 for free */
+    _Atomic uint64_t seq;   /* snapshot held, 0 for none */
+    _Atomic uint32_t owner; /* STORE_HOST, or the number of an attached process; 0 for free */
     _Atomic uint32_t dead; /* the version held has become void */
     uint64_t unused[6];
 };
@@ -55,7 +78,14 @@ struct store_node {
 struct store {
     struct region region;
     int fd;
+    char *path;
+    bool attached;   /* it is another process's: see store_attach.c */
+    uint32_t owner;  /* of the slots taken here */
+    _Atomic int refs;
+    struct locals *locals; /* attached: the frames of this process's own transactions */
+    void *slots_map;       /* attached: the part that can be written */
     struct store_head *head;
+    struct store_readers *readers;
     struct store_slot *slots;
     _Atomic uint32_t *buckets;
     size_t chunk_size, chunks_at;
@@ -65,8 +95,11 @@ struct store {
     pthread_cond_t changed;
     unsigned waiters;
     bool closing;
+    void (*watcher)(void *ctx); /* see store_watch */
+    void *watcher_ctx;
+    bool watching;
 
-    _Atomic uint32_t n_chunks; /* changed under mutex */
+    _Atomic uint32_t n_chunks; /* changed under mutex; attached: as many as are known to be there */
     uint32_t free_list;
     uint32_t n_free;
     uint64_t next_seq;
@@ -97,6 +130,25 @@ static inline _Atomic uint32_t *bucket_of(const struct store *s, uint32_t pgno)
     return &s->buckets[(pgno * 2654435761u) >> (32 - 17)];
 }
 
+/* As many as there can be: what others write is not believed. */
+static inline uint32_t n_slots(const struct store *s)
+{
+    uint32_t n = atomic_load(&s->readers->n_slots);
+
+    return n < STORE_MAX_SLOTS ? n : STORE_MAX_SLOTS;
+}
+
+static inline uint32_t n_chunks(const struct store *s)
+{
+    return atomic_load_explicit(&s->n_chunks, memory_order_relaxed);
+}
+
+static inline void set_n_chunks(struct store *s, uint32_t n)
+{
+    atomic_store(&s->n_chunks, n);
+    atomic_store(&s->head->n_chunks, n);
+}
+
 /* Under the mutex: open and close a change that readers must not straddle. */
 static inline void gen_open(struct store *s)
 {
@@ -109,6 +161,11 @@ static inline void gen_close(struct store *s)
     atomic_fetch_add_explicit(&s->head->gen, 1, memory_order_release);
 }
 
+/* An empty object, one reference; and where things lie in its file. */
+struct store *store_new(const char *path);
+void store_place(struct store *s, uint32_t page_size);
+void store_find(struct store *s);
+
 /* Under the mutex. */
 int node_new(struct store *s, uint32_t pgno, uint32_t *node, struct err *e);
 void node_free(struct store *s, uint32_t n);
@@ -119,6 +176,22 @@ void node_drop(struct store *s, uint32_t n); /* trim.c: unlink and free */
 
 /* version.c; under the mutex: the newest agreed version. */
 void store_agreed_info(struct store *s, struct head_info *out);
+
+/* version.c; under the mutex, after any change of base, agreed or head: tell those attached. */
+void store_tell(struct store *s);
+
+/* store_attach.c: the mappings of an attached store. */
+void attach_unmap(struct store *s);
+
+/* store_attach.c: the generation was odd, or has changed, for the i-th time. False: the host is gone, and this store with
+ * it: it will stay so. */
+bool attach_wait(const struct store *s, unsigned i);
+
+/* store_attach.c: is there a node of this number after all? The host may have made more. */
+bool store_look_again(struct store *s, uint32_t node);
+
+/* store_attach.c: what was told last. */
+void store_hear(const struct store *s, struct store_told *out);
 
 /* All snapshots held at the moment, ascending. */
 struct held {

@@ -27,7 +27,7 @@ static int by_seq(const void *a, const void *b)
 
 void held_scan(struct store *s, struct held *h)
 {
-    uint32_t n = atomic_load(&s->head->n_slots);
+    uint32_t n = n_slots(s);
 
     h->n = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -93,7 +93,7 @@ void store_trim_page(struct store *s, uint32_t pgno, const struct held *h)
 
 void store_trim(struct store *s, const struct held *h)
 {
-    for (uint32_t n = 1; n <= s->n_chunks * CHUNK_NODES; n++) {
+    for (uint32_t n = 1; n <= n_chunks(s) * CHUNK_NODES; n++) {
         struct store_node *d = node_at(s, n);
         uint32_t pgno = atomic_load_explicit(&d->pgno, memory_order_relaxed);
 
@@ -105,11 +105,11 @@ void store_trim(struct store *s, const struct held *h)
 
 void store_release_idle(struct store *s)
 {
-    uint32_t keep = s->n_chunks, used_chunks;
+    uint32_t keep = n_chunks(s), used_chunks;
     const uint32_t spare = (uint32_t)(((size_t)8 << 20) / s->chunk_size) + 1;
 
-    used_chunks = (s->n_chunks * CHUNK_NODES - s->n_free + CHUNK_NODES - 1) / CHUNK_NODES;
-    if (s->n_chunks <= used_chunks + 2 * spare) {
+    used_chunks = (n_chunks(s) * CHUNK_NODES - s->n_free + CHUNK_NODES - 1) / CHUNK_NODES;
+    if (n_chunks(s) <= used_chunks + 2 * spare) {
         return;
     }
     while (keep > used_chunks + spare) {
@@ -123,7 +123,7 @@ void store_release_idle(struct store *s)
         }
         keep--;
     }
-    if (keep == s->n_chunks) {
+    if (keep == n_chunks(s)) {
         return;
     }
     gen_open(s);
@@ -137,8 +137,8 @@ void store_release_idle(struct store *s)
         }
     }
     region_release(&s->region, s->chunks_at + (size_t)keep * s->chunk_size,
-        (size_t)(s->n_chunks - keep) * s->chunk_size);
+        (size_t)(n_chunks(s) - keep) * s->chunk_size);
     s->region.size = s->chunks_at + (size_t)keep * s->chunk_size;
-    s->n_chunks = keep;
+    set_n_chunks(s, keep);
     gen_close(s);
 }

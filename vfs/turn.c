@@ -68,7 +68,26 @@ static void grant_next(struct turn *t)
     k->granted_ms = clock_ms();
     t->holder = k;
     t->wait_number++;
-    pthread_cond_signal(&k->cond);
+    if (k->told != NULL) {
+        k->told(k, DUST_OK);
+    } else {
+        pthread_cond_signal(&k->cond);
+    }
+}
+
+/* Nobody who waits gets it: wake them, so that they find out why; or tell them. */
+static void turn_away(struct turn *t, int code)
+{
+    for (struct ticket *k = t->first, *next; k != NULL; k = next) {
+        next = k->next;
+        if (k->told != NULL) {
+            dequeue(t, k);
+            k->state = TICKET_IDLE;
+            k->told(k, code);
+        } else {
+            pthread_cond_signal(&k->cond);
+        }
+    }
 }
 
 static bool expired(const struct turn *t)
@@ -154,6 +173,31 @@ int turn_take_place(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint3
     return take(t, k, timeout_ms, lease_ms, true);
 }
 
+void turn_ask(struct turn *t, struct ticket *k, uint32_t lease_ms)
+{
+    bool tell;
+
+    pthread_mutex_lock(&t->mutex);
+    if (k->state == TICKET_GRANTED) {
+        k->told(k, DUST_OK);
+        tell = false;
+    } else if (t->closing || t->refusing != DUST_OK) {
+        k->told(k, t->closing ? DUST_CLOSED : t->refusing);
+        tell = false;
+    } else {
+        k->lease_ms = lease_ms != 0 ? lease_ms : t->timeout_ms;
+        if (k->state != TICKET_WAITING) {
+            enqueue(t, k);
+        }
+        grant_next(t);
+        tell = k->state != TICKET_GRANTED && !t->open;
+    }
+    pthread_mutex_unlock(&t->mutex);
+    if (tell) {
+        t->notify(t->ctx);
+    }
+}
+
 void turn_drop(struct turn *t, struct ticket *k)
 {
     pthread_mutex_lock(&t->mutex);
@@ -226,6 +270,16 @@ void turn_shut(struct turn *t)
     pthread_mutex_unlock(&t->mutex);
 }
 
+bool turn_is_open(struct turn *t)
+{
+    bool open;
+
+    pthread_mutex_lock(&t->mutex);
+    open = t->open;
+    pthread_mutex_unlock(&t->mutex);
+    return open;
+}
+
 void turn_state(struct turn *t, unsigned *waiting, bool *held)
 {
     unsigned n = 0;
@@ -258,8 +312,8 @@ void turn_refuse(struct turn *t, int code)
 {
     pthread_mutex_lock(&t->mutex);
     t->refusing = code;
-    for (struct ticket *k = t->first; k != NULL && code != DUST_OK; k = k->next) {
-        pthread_cond_signal(&k->cond);
+    if (code != DUST_OK) {
+        turn_away(t, code);
     }
     pthread_mutex_unlock(&t->mutex);
 }
@@ -268,8 +322,6 @@ void turn_close(struct turn *t)
 {
     pthread_mutex_lock(&t->mutex);
     t->closing = true;
-    for (struct ticket *k = t->first; k != NULL; k = k->next) {
-        pthread_cond_signal(&k->cond);
-    }
+    turn_away(t, DUST_CLOSED);
     pthread_mutex_unlock(&t->mutex);
 }

@@ -27,6 +27,9 @@ struct ticket {
     enum { TICKET_IDLE, TICKET_WAITING, TICKET_GRANTED, TICKET_LOST } state;
     uint64_t granted_ms; /* when */
     uint64_t lease_ms;   /* how long it may be held while others wait */
+    /* For a ticket that is queued by turn_ask, set before: called instead of waking whoever waits. Granted (DUST_OK), or
+     * refused, with a code of turn_take's. With the turn's mutex held: it may do nothing but pass the news on. */
+    void (*told)(struct ticket *k, int code);
 };
 
 struct turn {
@@ -59,6 +62,10 @@ int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t le
  * on it: for a caller that is about to ask again, and loses nothing (its lease runs out) if it does not. */
 int turn_take_place(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms);
 
+/* Queue up and return at once; k->told will be called, maybe before this returns. There is no time-out: turn_drop gives
+ * the place up, and after it nothing is told any more. `lease_ms` as turn_take has it. */
+void turn_ask(struct turn *t, struct ticket *k, uint32_t lease_ms);
+
 /* Give up the place in the queue, or the turn. */
 void turn_drop(struct turn *t, struct ticket *k);
 
@@ -74,6 +81,8 @@ bool turn_keep(struct turn *t, struct ticket *k);
 /* The replicator's side: open or shut the gate. A holder keeps the turn across turn_shut until it passes. */
 void turn_open(struct turn *t);
 void turn_shut(struct turn *t);
+
+bool turn_is_open(struct turn *t);
 
 /* How many wait, and does anybody hold it. */
 void turn_state(struct turn *t, unsigned *waiting, bool *held);

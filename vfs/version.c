@@ -12,6 +12,59 @@ static const struct vid *head_id(const struct store *s)
     return s->newest != NULL ? &s->newest->id : &s->base.id;
 }
 
+/* Under the mutex: what somebody may be waiting for has happened. */
+static void wake(struct store *s)
+{
+    if (s->waiters != 0) {
+        pthread_cond_broadcast(&s->changed);
+    }
+    if (s->watching) {
+        s->watcher(s->watcher_ctx);
+    }
+}
+
+/* Under the mutex. */
+static void set_applied(struct store *s, uint64_t index)
+{
+    s->applied = index;
+    atomic_store_explicit(&s->head->applied, index, memory_order_release);
+}
+
+static void info_of(const struct version *v, struct head_info *out)
+{
+    *out = (struct head_info){.seq = v->seq, .index = v->index, .id = v->id, .n_pages = v->n_pages};
+}
+
+void store_agreed_info(struct store *s, struct head_info *out)
+{
+    if (s->agreed != NULL) {
+        info_of(s->agreed, out);
+    } else {
+        *out = s->base;
+    }
+}
+
+static void head_info(struct store *s, struct head_info *out)
+{
+    if (s->newest != NULL) {
+        info_of(s->newest, out);
+    } else {
+        *out = s->base;
+    }
+}
+
+void store_tell(struct store *s)
+{
+    struct store_told told = {.base = s->base};
+
+    store_agreed_info(s, &told.agreed);
+    head_info(s, &told.head);
+    atomic_fetch_add_explicit(&s->head->told_gen, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    copy_racy(&s->head->told, &told, sizeof told);
+    atomic_fetch_add_explicit(&s->head->told_gen, 1, memory_order_release);
+}
+
 /* Put v, which is new and knows its id, parent and size, on top of the head. Under the mutex. */
 static void stage(struct store *s, struct version *v, const uint32_t *nodes, uint32_t n)
 {
@@ -34,6 +87,7 @@ static void stage(struct store *s, struct version *v, const uint32_t *nodes, uin
         s->oldest = v;
     }
     s->newest = v;
+    store_tell(s); /* first: what can be held can be told of */
     atomic_store(&s->head->head, v->seq);
 }
 
@@ -45,9 +99,10 @@ static void publish(struct store *s, struct version *v, uint64_t index)
     v->index = index;
     v->state = VERSION_AGREED;
     s->agreed = v;
+    store_tell(s); /* first, as above */
     atomic_store(&s->head->agreed, v->seq);
     if (s->applied < index) {
-        s->applied = index;
+        set_applied(s, index);
     }
     held_scan(s, &h);
     gen_open(s);
@@ -60,9 +115,7 @@ static void publish(struct store *s, struct version *v, uint64_t index)
     }
     gen_close(s);
     v->nodes = 0;
-    if (s->waiters != 0) {
-        pthread_cond_broadcast(&s->changed);
-    }
+    wake(s);
 }
 
 /* Take v and all above it out of the history. Under the mutex. */
@@ -76,10 +129,11 @@ static void make_void(struct store *s, struct version *v)
     }
     v->prev = NULL;
     atomic_store(&s->head->head, s->newest != NULL ? s->newest->seq : s->base.seq);
+    store_tell(s);
     atomic_fetch_add(&s->head->epoch, 1);
     /* A writer that started on top of it must not go on reading: whoever pins the old head after this scan sees the
      * new epoch and begins again. */
-    for (uint32_t i = 0, n = atomic_load(&s->head->n_slots); i < n; i++) {
+    for (uint32_t i = 0, n = n_slots(s); i < n; i++) {
         if (atomic_load(&s->slots[i].seq) >= v->seq) {
             atomic_store(&s->slots[i].dead, 1);
         }
@@ -94,9 +148,7 @@ static void make_void(struct store *s, struct version *v)
         w->nodes = 0;
     }
     gen_close(s);
-    if (s->waiters != 0) {
-        pthread_cond_broadcast(&s->changed);
-    }
+    wake(s);
 }
 
 static struct version *version_new(
@@ -129,6 +181,9 @@ int store_stage(struct store *s, const struct vid *id, const struct vid *parent,
         stage(s, v, nodes, n);
         *copy = *v;
         v = NULL;
+        if (s->watching) {
+            s->watcher(s->watcher_ctx);
+        }
     } else {
         rv = err_set(e, DUST_STALE, "the database has moved on since this transaction read it; roll back and retry");
     }
@@ -181,22 +236,15 @@ void version_free(struct version *v)
     free(v);
 }
 
-static void info_of(const struct version *v, struct head_info *out)
-{
-    *out = (struct head_info){.seq = v->seq, .index = v->index, .id = v->id, .n_pages = v->n_pages};
-}
-
-void store_agreed_info(struct store *s, struct head_info *out)
-{
-    if (s->agreed != NULL) {
-        info_of(s->agreed, out);
-    } else {
-        *out = s->base;
-    }
-}
-
 void store_agreed(struct store *s, struct head_info *out)
 {
+    struct store_told told;
+
+    if (s->attached) {
+        store_hear(s, &told);
+        *out = told.agreed;
+        return;
+    }
     pthread_mutex_lock(&s->mutex);
     store_agreed_info(s, out);
     pthread_mutex_unlock(&s->mutex);
@@ -204,17 +252,27 @@ void store_agreed(struct store *s, struct head_info *out)
 
 void store_head(struct store *s, struct head_info *out)
 {
-    pthread_mutex_lock(&s->mutex);
-    if (s->newest != NULL) {
-        info_of(s->newest, out);
-    } else {
-        *out = s->base;
+    struct store_told told;
+
+    if (s->attached) {
+        store_hear(s, &told);
+        *out = told.head;
+        return;
     }
+    pthread_mutex_lock(&s->mutex);
+    head_info(s, out);
     pthread_mutex_unlock(&s->mutex);
 }
 
 void store_base(struct store *s, struct head_info *out)
 {
+    struct store_told told;
+
+    if (s->attached) {
+        store_hear(s, &told);
+        *out = told.base;
+        return;
+    }
     pthread_mutex_lock(&s->mutex);
     *out = s->base;
     pthread_mutex_unlock(&s->mutex);
@@ -231,12 +289,11 @@ void store_rebase(struct store *s, const struct head_info *head)
     atomic_store(&s->head->head, s->base.seq);
     atomic_store(&s->head->agreed, s->base.seq);
     if (s->applied < head->index) {
-        s->applied = head->index;
+        set_applied(s, head->index);
     }
+    store_tell(s);
     gen_close(s);
-    if (s->waiters != 0) {
-        pthread_cond_broadcast(&s->changed);
-    }
+    wake(s);
     pthread_mutex_unlock(&s->mutex);
 }
 
@@ -250,11 +307,29 @@ static struct version *find(struct store *s, uint64_t seq)
     return v != NULL && v->seq == seq ? v : NULL;
 }
 
+static bool told_id_of(struct store *s, uint64_t seq, struct vid *id)
+{
+    struct store_told told;
+    const struct head_info *known[3] = {&told.head, &told.agreed, &told.base};
+
+    store_hear(s, &told);
+    for (int i = 0; i < 3; i++) {
+        if (known[i]->seq == seq) {
+            *id = known[i]->id;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool store_id_of(struct store *s, uint64_t seq, struct vid *id)
 {
     struct version *v;
     bool found = true;
 
+    if (s->attached) {
+        return told_id_of(s, seq, id);
+    }
     pthread_mutex_lock(&s->mutex);
     v = find(s, seq);
     if (v != NULL) {
@@ -266,6 +341,21 @@ bool store_id_of(struct store *s, uint64_t seq, struct vid *id)
     }
     pthread_mutex_unlock(&s->mutex);
     return found;
+}
+
+uint64_t store_seq_of(struct store *s, const struct vid *id)
+{
+    uint64_t seq = 0;
+
+    pthread_mutex_lock(&s->mutex);
+    for (const struct version *v = s->newest; v != NULL && seq == 0; v = v->prev) {
+        seq = vid_equal(&v->id, id) ? v->seq : 0;
+    }
+    if (seq == 0 && vid_equal(&s->base.id, id)) {
+        seq = s->base.seq;
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return seq;
 }
 
 struct version *store_oldest_speculative(struct store *s)
@@ -314,7 +404,7 @@ void store_set_applied(struct store *s, uint64_t index)
 {
     pthread_mutex_lock(&s->mutex);
     if (index > s->applied) {
-        s->applied = index;
+        set_applied(s, index);
         if (s->waiters != 0) {
             pthread_cond_broadcast(&s->changed);
         }
@@ -325,18 +415,15 @@ void store_set_applied(struct store *s, uint64_t index)
 void store_rewind_applied(struct store *s, uint64_t index)
 {
     pthread_mutex_lock(&s->mutex);
-    s->applied = index < s->applied ? index : s->applied;
+    if (index < s->applied) {
+        set_applied(s, index);
+    }
     pthread_mutex_unlock(&s->mutex);
 }
 
 uint64_t store_applied(struct store *s)
 {
-    uint64_t index;
-
-    pthread_mutex_lock(&s->mutex);
-    index = s->applied;
-    pthread_mutex_unlock(&s->mutex);
-    return index;
+    return atomic_load_explicit(&s->head->applied, memory_order_acquire);
 }
 
 int store_wait_applied(struct store *s, uint64_t index, uint32_t timeout_ms)
@@ -394,7 +481,26 @@ void store_wake(struct store *s, bool closing)
 {
     pthread_mutex_lock(&s->mutex);
     s->closing = closing;
-    pthread_cond_broadcast(&s->changed);
+    pthread_cond_broadcast(&s->changed); /* all, counted or not */
+    if (s->watching) {
+        s->watcher(s->watcher_ctx);
+    }
+    pthread_mutex_unlock(&s->mutex);
+}
+
+void store_watch(struct store *s, void (*changed)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->watcher = changed;
+    s->watcher_ctx = ctx;
+    s->watching = false;
+    pthread_mutex_unlock(&s->mutex);
+}
+
+void store_watching(struct store *s, bool on)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->watching = on && s->watcher != NULL;
     pthread_mutex_unlock(&s->mutex);
 }
 
@@ -405,8 +511,8 @@ void store_stats(struct store *s, struct store_stats *out)
     pthread_mutex_lock(&s->mutex);
     held_scan(s, &h);
     *out = (struct store_stats){
-        .frames_all = (uint64_t)s->n_chunks * CHUNK_NODES,
-        .frames_used = (uint64_t)s->n_chunks * CHUNK_NODES - s->n_free,
+        .frames_all = (uint64_t)n_chunks(s) * CHUNK_NODES,
+        .frames_used = (uint64_t)n_chunks(s) * CHUNK_NODES - s->n_free,
         .bytes = s->region.size,
         .readers = h.n,
         .base_seq = s->base.seq,

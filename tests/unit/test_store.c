@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vfs/store.h"
@@ -26,7 +25,8 @@
 #else
 #define SNAPSHOTS 30000 /* to be looked through meanwhile, at least */
 #endif
-#define READERS 3
+#define READERS 5 /* the last two attached, as another process is */
+#define ATTACHED 3
 
 static char path[64];
 static struct store *store;
@@ -112,24 +112,34 @@ static struct version *stage(uint64_t version)
     return v;
 }
 
-static uint64_t read_page(struct snap *snap, uint32_t pgno)
+static uint64_t read_page_of(struct store *of, struct snap *snap, uint32_t pgno)
 {
     uint64_t page[PAGE / 8];
 
-    assert_int_equal(store_read(store, snap, pgno, 0, PAGE, page, read_base, NULL), DUST_OK);
+    assert_int_equal(store_read(of, snap, pgno, 0, PAGE, page, read_base, NULL), DUST_OK);
     for (int i = 1; i < PAGE / 8; i++) {
         assert_int_equal(page[i], page[0]);
     }
     return page[0];
 }
 
-static void check_snapshot(struct snap *snap)
+static uint64_t read_page(struct snap *snap, uint32_t pgno)
 {
-    uint64_t version = read_page(snap, 1);
+    return read_page_of(store, snap, pgno);
+}
+
+static void check_snapshot_of(struct store *of, struct snap *snap)
+{
+    uint64_t version = read_page_of(of, snap, 1);
 
     for (uint32_t pgno = 2; pgno <= PAGES; pgno++) {
-        assert_int_equal(read_page(snap, pgno), expected(version, pgno));
+        assert_int_equal(read_page_of(of, snap, pgno), expected(version, pgno));
     }
+}
+
+static void check_snapshot(struct snap *snap)
+{
+    check_snapshot_of(store, snap);
 }
 
 static void fold(void)
@@ -151,32 +161,43 @@ static void fold(void)
 
 static void *reader(void *arg)
 {
-    bool slow = *(int *)arg == 0;
+    int number = *(int *)arg;
+    bool slow = number == 0 || number == ATTACHED;
+    struct store *mine = NULL;
+    struct head_info told;
     struct snap snap;
     uint32_t slot;
     uint64_t last = 0;
 
-    assert_int_equal(store_slot_take(store, &slot, NULL), DUST_OK);
+    if (number < ATTACHED) {
+        mine = store_ref(store);
+    } else {
+        assert_int_equal(store_attach(&mine, path, (uint32_t)number, NULL), DUST_OK);
+    }
+    assert_int_equal(store_slot_take(mine, &slot, NULL), DUST_OK);
     while (!over) {
-        store_pin(store, slot, &snap);
+        store_pin(mine, slot, &snap);
+        store_agreed(mine, &told);
+        assert_true(told.seq >= snap.seq && told.n_pages == PAGES && snap.n_pages == PAGES);
         for (int i = 0; i < (slow ? 50 : 1); i++) {
-            uint64_t version = read_page(&snap, 1);
+            uint64_t version = read_page_of(mine, &snap, 1);
 
             assert_true(version >= last); /* monotonic, and the same within a snapshot */
             assert_true(i == 0 || version == last);
             last = version;
-            check_snapshot(&snap);
+            check_snapshot_of(mine, &snap);
         }
         n_checked++;
-        store_unpin(store, &snap);
+        store_unpin(mine, &snap);
     }
-    store_slot_give(store, slot);
+    store_slot_give(mine, slot);
+    store_close(mine);
     return NULL;
 }
 
 static void readers_see_their_version(void **state)
 {
-    static int numbers[READERS] = {0, 1, 2};
+    static int numbers[READERS] = {0, 1, 2, 3, 4};
     pthread_t threads[READERS];
     struct store_stats st;
     struct snap old;
@@ -365,35 +386,104 @@ static void only_on_the_head(void **state)
     assert_int_equal(store_applied(store), 4);
 }
 
-static void one_process_at_a_time(void **state)
+/* Another process's store: what is read there, what is told, and whose slots are whose. */
+static void attached(void **state)
 {
-    pid_t pid;
-    int status;
+    struct vid id = id_of(2), found;
+    struct store *other;
+    struct head_info head, agreed;
+    struct snap snap, ahead;
+    uint32_t slot[2], node;
+    uint64_t oldest;
+    struct err e;
 
     (void)state;
-    pid = fork();
-    if (pid == 0) {
-        char me[32];
-        struct store *second;
-        struct err e = {0};
-
-        snprintf(me, sizeof me, "process %ld ", (long)getppid());
-        _exit(store_open(&second, path, &e) == DUST_BUSY && strstr(e.text, me) != NULL ? 0 : 1);
+    store_publish(store, stage(1), 1);
+    assert_int_equal(store_attach(&other, path, 7, &e), DUST_OK);
+    assert_int_equal(store_page_size(other), PAGE);
+    assert_int_equal(store_slot_take(other, &slot[0], &e), DUST_OK);
+    assert_int_equal(store_slot_take(other, &slot[1], &e), DUST_OK);
+    store_pin(other, slot[0], &snap);
+    stage(2);
+    store_pin_head(other, slot[1], &ahead);
+    assert_int_equal(read_page_of(other, &snap, 1), 1);
+    assert_int_equal(read_page_of(other, &ahead, 1), 2);
+    store_head(other, &head);
+    store_agreed(other, &agreed);
+    assert_true(head.seq == ahead.seq && vid_equal(&head.id, &id) && agreed.seq == snap.seq && agreed.index == 1);
+    assert_true(store_id_of(other, ahead.seq, &found) && vid_equal(&found, &id));
+    assert_int_equal(store_applied(other), 1);
+    /* its own transaction's pages are its own memory */
+    assert_int_equal(store_frame_new(other, 3, &node, &e), DUST_OK);
+    store_frame_write(other, node, 8, "12345678", 8);
+    assert_memory_equal(store_frame(other, node) + 8, "12345678", 8);
+    store_frame_free(other, &node, 1);
+    /* many new nodes are found, though they were not there when it was mapped */
+    for (uint64_t v = 3; v < 300; v++) {
+        stage(v);
     }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    store_unpin(other, &ahead);
+    store_pin_head(other, slot[1], &ahead);
+    check_snapshot_of(other, &ahead);
+    assert_true(store_slot_is(store, slot[0], 7) && !store_slot_is(store, slot[0], 8));
+    assert_int_equal(store_held_by(store, 7, &oldest), 2);
+    assert_int_equal(oldest, snap.seq);
+    /* it is gone without a word */
+    assert_int_equal(store_free_slots(store, 7), 2);
+    assert_int_equal(store_held_by(store, 0, &oldest), 0);
+    store_close(other);
+}
+
+/* A new store of that name takes nothing away from whoever has the old one mapped. */
+static void a_new_host(void **state)
+{
+    struct vid first = id_of(0);
+    struct store *other, *fresh;
+    struct snap snap;
+    uint32_t slot;
+    uint64_t page[PAGE / 8];
+    struct err e;
+
+    (void)state;
+    store_publish(store, stage(1), 1);
+    assert_int_equal(store_attach(&other, path, 7, &e), DUST_OK);
+    assert_int_equal(store_slot_take(other, &slot, &e), DUST_OK);
+    store_pin(other, slot, &snap);
+    assert_int_equal(store_open(&fresh, path, &e), DUST_OK);
+    check_snapshot_of(other, &snap);
+    assert_int_equal(store_format(fresh, PAGE, &first, 0, PAGES, &e), DUST_OK);
+    check_snapshot_of(other, &snap);
+    assert_int_equal(store_state(other), STORE_LIVE);
+    store_close(store); /* the old host ends */
+    assert_int_equal(store_state(other), STORE_CLOSED);
+    assert_int_equal(store_read(other, &snap, 1, 0, PAGE, page, read_base, NULL), DUST_CLOSED);
+    store_close(other);
+    store = fresh;
+}
+
+static void not_there_yet(void **state)
+{
+    struct store *other;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(store_attach(&other, "/tmp/dust-test-store-nowhere", 7, &e), DUST_AGAIN);
+    assert_int_equal(truncate(path, 100), 0);
+    assert_int_equal(store_attach(&other, path, 7, &e), DUST_AGAIN);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(one_process_at_a_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(readers_see_their_version, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_version_comes_in_the_middle_of_a_checkpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_reader_of_app_db_in_the_middle_of_a_checkpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_void_version_takes_its_readers_along, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_void_version_stays_void, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_on_the_head, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(attached, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_new_host, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(not_there_yet, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

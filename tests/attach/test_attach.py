@@ -1,0 +1,275 @@
+"""Several processes on one member: one hosts it, the others are attached, and any of them takes over."""
+import os
+import subprocess
+import time
+
+import pytest
+
+from cluster import LIB, SLOW, SqlError, Worker, child_env, scaled, wait_until
+
+# Counts up with several threads, a connection each: by single statements, or in transactions that read first. Each count
+# is noted once it is acknowledged.
+COUNT = """
+import threading
+done, errors = [0] * arg["threads"], []
+
+def run(i):
+    try:
+        c = connect(arg["path"], timeout=30)
+        k = 0
+        while not os.path.exists(arg["stop"]) and (arg["n"] == 0 or k < arg["n"]):
+            if i % 2 == 0:
+                c.execute("UPDATE counter SET n = n + 1 WHERE id = ?", (arg["id"],))
+            else:
+                c.execute("BEGIN IMMEDIATE")
+                n, = c.execute("SELECT n FROM counter WHERE id = ?", (arg["id"],)).fetchone()
+                c.execute("UPDATE counter SET n = ? WHERE id = ?", (n + 1, arg["id"]))
+                c.execute("COMMIT")
+            k += 1
+            done[i] = k
+        c.close()
+    except Exception as e:
+        said = c.execute("SELECT value FROM dust_status WHERE name = 'connection_error'").fetchall()
+        errors.append("%d after %d: %s %s %s" % (i, done[i], getattr(e, "sqlite_errorname", ""), e, said))
+
+threads = [threading.Thread(target=run, args=(i,)) for i in range(arg["threads"])]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+result = {"done": sum(done), "errors": errors}
+"""
+
+
+def attach(box, m, name):
+    """One more process on a member's file."""
+    w = Worker(box, name)
+    w.open(m.path)
+    return w
+
+
+def value(w, sql, *params):
+    return w.call("sql", conn="main", sql=sql, params=list(params))[0][0]
+
+
+def status(w):
+    return dict(w.call("sql", conn="main", sql="SELECT name, value FROM dust_status", params=[]))
+
+
+def three(box):
+    a, b, c = members = [box.member(n) for n in "abc"]
+    a.create()
+    a.sql("CREATE TABLE counter(id INTEGER PRIMARY KEY, n INTEGER)")
+    a.sql("INSERT INTO counter VALUES(0, 0), (1, 0), (2, 0)")
+    b.join(a)
+    c.join(a)
+    box.settle(*members)
+    return members
+
+
+def test_surface(box):
+    """Whatever a connection can do, it can do here."""
+    a, b, c = three(box)
+    w = attach(box, a, "w")
+    assert value(w, "SELECT dust_id()") == a.id()
+    assert value(w, "SELECT dust_role()") == a.one("SELECT dust_role()")
+    assert value(w, "SELECT count(*) FROM dust_members") == 3
+    assert value(w, "SELECT count(*) FROM dust_log") == a.one("SELECT count(*) FROM dust_log")
+    s = status(w)
+    assert s["host_pid"] == a.pid and s["pid"] == w.pid
+    assert "process %d (" % w.pid in s["attached_1"]
+    for level in ("stale", "local", "fresh", "linearizable"):
+        w.call("sql", conn="main", sql="PRAGMA dust_consistency = %s" % level, params=[])
+        assert value(w, "SELECT count(*) FROM counter") == 3
+    w.call("sql", conn="main", sql="BEGIN", params=[])
+    w.call("sql", conn="main", sql="CREATE TABLE t(x, y)", params=[])
+    w.call("sql", conn="main", sql="WITH r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 3000) "
+           "INSERT INTO t SELECT i, randomblob(2000) FROM r", params=[])  # several parts
+    assert value(w, "SELECT count(*) FROM t") == 3000
+    w.call("sql", conn="main", sql="COMMIT", params=[])
+    w.call("sql", conn="main", sql="BEGIN", params=[])
+    w.call("sql", conn="main", sql="DELETE FROM t", params=[])
+    w.call("sql", conn="main", sql="ROLLBACK", params=[])
+    w.call("sql", conn="main", sql="PRAGMA dust_consistency = local", params=[])
+    assert w.call("sql", conn="main", sql="INSERT INTO counter VALUES(7, 7) RETURNING n", params=[]) == [[7]]
+    index = value(w, "SELECT dust_index()")
+    assert value(w, "SELECT dust_wait(?, 1000)", index) == 1
+    assert len(value(w, "SELECT dust_checkpoint()")) == 32
+    with pytest.raises(SqlError) as e:
+        value(w, "SELECT dust_remove(0)")
+    assert "the id of a member" in e.value.text
+    with pytest.raises(SqlError) as e:
+        value(w, "SELECT dust_start('127.0.0.1:1')")
+    assert "already" in e.value.text
+    with pytest.raises(SqlError):
+        w.call("sql", conn="main", sql="INSERT INTO counter VALUES(7, 8)", params=[])  # a constraint
+    assert value(w, "SELECT dust_transfer(?)", b.id()) == b.id()
+    wait_until("b leads", lambda: b.one("SELECT dust_role()") == "leader", 20)
+    w.call("sql", conn="main", sql="UPDATE counter SET n = 70 WHERE id = 7", params=[])  # by a follower
+    box.same_files(a, b, c)
+    assert c.one("SELECT n FROM counter WHERE id = 7") == 70
+    assert c.one("SELECT count(*) FROM t") == 3000
+    assert value(w, "PRAGMA integrity_check") == "ok"
+
+
+@pytest.mark.sanitize
+def test_counters(box):
+    """Four processes with eight threads each, a shell, and writers on the other members: every count is there, without an
+    error."""
+    a, b, c = three(box)
+    others = [attach(box, a, "w%d" % i) for i in range(3)]
+    n = scaled(25)
+    arg = {"threads": 8, "n": n, "stop": box.path("stop"), "id": 0}
+    jobs = [(w, 8, w.start("py", conn="job", code=COUNT, arg=dict(arg, path=a.path))) for w in [a] + others]
+    jobs += [(m, 2, m.start("py", conn="job", code=COUNT, arg=dict(arg, threads=2, path=m.path))) for m in (b, c)]
+    shell = subprocess.Popen(["sqlite3", a.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             env=child_env())
+    lines = [".load " + LIB, ".timeout 30000"] + ["UPDATE counter SET n = n + 1 WHERE id = 1;"] * n
+    out, _ = shell.communicate("\n".join(lines + ["SELECT n FROM counter WHERE id = 1;"]), timeout=200 * SLOW)
+    total = 0
+    for w, threads, job in jobs:
+        r = w.get(job, 300)
+        assert r["errors"] == []
+        assert r["done"] == threads * n
+        total += r["done"]
+    assert out.split()[-1] == str(n), out
+    box.same_files(a, b, c)
+    for m in (a, b, c):
+        assert m.sql("SELECT n FROM counter WHERE id < 2 ORDER BY id") == [(total,), (n,)]
+        assert m.one("PRAGMA integrity_check") == "ok"
+
+
+def hosts(workers):
+    pid = [status(w)["host_pid"] for w in workers]
+    assert len(set(pid)) == 1, pid
+    return next(w for w in workers if w.pid == pid[0])
+
+
+@pytest.mark.sanitize
+def test_takeovers(box):
+    """The process that hosts the member is killed, again and again, while others write: they go on without an error, and
+    nothing is lost or done twice."""
+    a, b, c = three(box)
+    workers = [attach(box, a, "w%d" % i) for i in range(3)]
+    living = list(workers)
+    acked = 0
+    kills, longest = scaled(6), 0.0
+    host = a
+    for i in range(kills):
+        stop = box.path("stop%d" % i)
+        arg = {"threads": 4, "n": 0, "stop": stop, "id": 0, "path": a.path}
+        jobs = [(w, w.start("py", conn="job", code=COUNT, arg=arg)) for w in living]
+        before = value(living[0], "SELECT n FROM counter WHERE id = 0")
+        wait_until("they write", lambda: value(living[0], "SELECT n FROM counter WHERE id = 0") > before + 20, 60)
+        victims = [w for w in living if w is not host]
+        t = time.monotonic()
+        host.kill9()
+        wait_until("another one hosts", lambda: status(victims[0])["host_pid"] != host.pid, 60)
+        longest = max(longest, time.monotonic() - t)
+        before = value(victims[0], "SELECT n FROM counter WHERE id = 0")
+        wait_until("they write again", lambda: value(victims[0], "SELECT n FROM counter WHERE id = 0") > before + 20, 60)
+        with open(stop, "w"):
+            pass
+        for w, job in jobs:
+            if w is not host:
+                r = w.get(job, 120)
+                assert r["errors"] == [], (w.name, r)
+                acked += r["done"]
+        if host in living:
+            living.remove(host)
+        host = hosts(living)
+        living.append(attach(box, a, "w%d" % (3 + i)))
+    n = value(living[0], "SELECT n FROM counter WHERE id = 0")
+    print("%d takeovers, %d acknowledged by those that lived, %d in all, %.1f s at most" % (kills, acked, n, longest))
+    assert n >= acked
+    box.same_files(b, c)
+    assert b.one("SELECT n FROM counter WHERE id = 0") == value(living[0], "SELECT n FROM counter WHERE id = 0")
+    for w in living:
+        assert w.end() == 0
+    check = subprocess.run(["sqlite3", a.path, "PRAGMA integrity_check; SELECT n FROM counter WHERE id = 0"],
+                           capture_output=True, text=True, env=child_env())
+    assert check.stdout.split() == ["ok", str(n)], check
+
+
+def test_reader_in_a_transaction(box):
+    """A snapshot held while the host ends is read on, or there is an error that says so; what it gives does not change."""
+    a, b, c = three(box)
+    w, other = attach(box, a, "w"), attach(box, a, "other")
+    w.call("sql", conn="main", sql="BEGIN", params=[])
+    assert value(w, "SELECT n FROM counter WHERE id = 0") == 0
+    b.sql("UPDATE counter SET n = 1 WHERE id = 0")
+    a.kill9()
+    wait_until("another one hosts", lambda: status(other)["host_pid"] in (w.pid, other.pid), 60)
+    b.sql("UPDATE counter SET n = 2 WHERE id = 0")
+    wait_until("it is there", lambda: value(other, "SELECT n FROM counter WHERE id = 0") == 2, 60)
+    try:
+        assert value(w, "SELECT n FROM counter WHERE id = 0") == 0
+    except SqlError as e:
+        assert "roll back and retry" in e.text, e
+    w.call("sql", conn="main", sql="ROLLBACK", params=[])
+    assert value(w, "SELECT n FROM counter WHERE id = 0") == 2
+
+
+def test_a_host_that_ends(box):
+    """It ends by itself: the others wait for the next one, and hear of no error."""
+    a, b, c = three(box)
+    w = attach(box, a, "w")
+    arg = {"threads": 4, "n": 0, "stop": box.path("stop"), "id": 0, "path": a.path}
+    job = w.start("py", conn="job", code=COUNT, arg=arg)
+    wait_until("it writes", lambda: b.one("SELECT n FROM counter WHERE id = 0") > 20, 60)
+    assert a.end() == 0
+    n = b.one("SELECT n FROM counter WHERE id = 0")
+    wait_until("it goes on", lambda: b.one("SELECT n FROM counter WHERE id = 0") > n + 20, 60)
+    with open(arg["stop"], "w"):
+        pass
+    r = w.get(job, 60)
+    assert r["errors"] == []
+    box.same_files(b, c)
+    assert c.one("SELECT n FROM counter WHERE id = 0") == r["done"]
+
+
+def test_one_that_stands_still(box):
+    """A process stopped in the middle of its turn, and one that holds a snapshot, hold up nobody for long, and are named."""
+    a = box.member("a")
+    a.open("file:%s?vfs=dust&bind=%s" % (a.path, a.address), uri=True)
+    a.sql("CREATE TABLE t(x)")
+    w = attach(box, a, "w")
+    w.call("sql", conn="main", sql="BEGIN IMMEDIATE", params=[])
+    w.call("sql", conn="main", sql="INSERT INTO t VALUES('never')", params=[])
+    w.freeze()
+    s = a.status()
+    assert "process %d (" % w.pid in s["attached_1"] and "the write turn" in s["attached_1"], s
+    assert a.sql("SELECT * FROM t") == []
+    w.kill9()  # its connections end, and with them its turn
+    a.sql("INSERT INTO t VALUES('after')", timeout=20)
+    assert "attached_1" not in a.status()
+    assert a.sql("SELECT * FROM t") == [("after",)]
+
+
+def test_leaving(box):
+    a, b, c = three(box)
+    w = attach(box, a, "w")
+    assert "left the cluster" in value(w, "SELECT dust_leave()")
+    with pytest.raises(SqlError) as e:
+        value(w, "SELECT count(*) FROM counter")
+    assert e.value.name == "SQLITE_READONLY", e.value
+    w.open(a.path, conn="again")
+    assert w.call("sql", conn="again", sql="SELECT count(*) FROM counter", params=[]) == [[3]]
+    w.call("sql", conn="again", sql="INSERT INTO counter VALUES(9, 9)", params=[])
+    assert not os.path.exists(a.path + "-dust")
+    assert b.one("SELECT count(*) FROM counter") == 3
+
+
+def test_many_come_and_go(box):
+    """Short-lived programs on a member that a long-lived one hosts."""
+    a = box.member("a")
+    a.create()
+    a.sql("CREATE TABLE t(x)")
+    for i in range(scaled(15)):
+        p = subprocess.run(["sqlite3", a.path, ".load " + LIB, ".timeout 10000", "INSERT INTO t VALUES(%d);" % i,
+                            "SELECT count(*) FROM t;"], capture_output=True, text=True, env=child_env(), timeout=60 * SLOW)
+        assert p.stdout.split()[-1] == str(i + 1) and p.stderr == "", p
+    assert a.one("SELECT count(*) FROM t") == scaled(15)
+    assert "attached_1" not in a.status()
+    held = a.status()["snapshots_held"]
+    assert held <= 2, held
