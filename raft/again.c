@@ -64,7 +64,9 @@ void again_later(struct node *n, const struct err *e)
 
     report_err(&n->db->report, e);
     pthread_mutex_lock(&n->mutex);
-    n->failure = *e;
+    if (n->state != NODE_FAILED) {
+        n->failure = *e;
+    }
     pthread_mutex_unlock(&n->mutex);
     turn_refuse(&n->db->turn, code);
     a->waiting = true;
@@ -120,18 +122,31 @@ static void probe_done(uv_work_t *work, int status)
     a->next_ms = node_now(n) + (wait < LOOK_LAST_MS ? wait : LOOK_LAST_MS);
 }
 
+/* A member that has failed for another reason, because it was removed say, stays so. */
+static void disk_well(struct node *n)
+{
+    bool failed;
+
+    pthread_mutex_lock(&n->mutex);
+    failed = n->state == NODE_FAILED;
+    if (!failed) {
+        n->failure.code = DUST_OK;
+    }
+    pthread_mutex_unlock(&n->mutex);
+    if (!failed) {
+        turn_refuse(&n->db->turn, DUST_OK);
+        report(&n->db->report, DUST_OK, "this member's disk is well again: it takes part in the cluster");
+    }
+}
+
 void again_tick(struct node *n)
 {
     struct again *a = &n->again;
 
     if (!a->waiting) {
         if (a->tries != 0 && n->running && n->grant.leader_ready && n->raft.last_stored >= n->raft.last_applied) {
-            turn_refuse(&n->db->turn, DUST_OK);
-            report(&n->db->report, DUST_OK, "this member's disk is well again: it takes part in the cluster");
             a->tries = 0;
-            pthread_mutex_lock(&n->mutex);
-            n->failure.code = DUST_OK;
-            pthread_mutex_unlock(&n->mutex);
+            disk_well(n);
         }
         return;
     }

@@ -95,7 +95,16 @@ def test_a_log_that_cannot_be_cut(box):
         with pytest.raises(SqlError) as e:
             a.get(job, 90)
         assert e.value.name == "SQLITE_BUSY_SNAPSHOT", e.value
-    a.sql("INSERT INTO t VALUES('after')", timeout=90)
+
+    def goes_on():
+        try:
+            a.sql("INSERT INTO t VALUES('after')", timeout=90)
+            return True
+        except SqlError as error:
+            assert error.name == "SQLITE_IOERR", error  # it has not begun anew yet
+            return False
+
+    wait_until("a writes again", goes_on, 60, every=0.1)
     box.same_files(*members)
     for m in members:
         m.kill9()

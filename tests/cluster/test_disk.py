@@ -171,3 +171,33 @@ def test_in_the_middle_of_a_large_transaction(box, small_disk):
     a.sql("INSERT INTO t(who) VALUES('last')")
     box.same_files(a, b, c)
     assert c.one("SELECT count(*) FROM t") == 20 * n + 1
+
+
+def test_removed_while_its_disk_is_full(box, small_disk):
+    """It is told when it is back; and its disk being well again does not make it a member again, whose reads count."""
+    disk = small_disk("disk", 110, 40)
+    a, b, c = [box.member(n, path=os.path.join(disk, "c.db") if n == "c" else None) for n in "abc"]
+    create(a)
+    b.join(a)
+    c.join(a)
+    box.settle(a, b, c)
+    acked = []
+    end = time.monotonic() + 90 * SLOW
+    while c.one("SELECT dust_role()") != "recovering":
+        e = insert(a, acked, 1)
+        assert e is None or e.name in NAMES, e
+        assert time.monotonic() < end, "the disk does not get full"
+    c.sql("PRAGMA dust_consistency = stale")
+    a.one("SELECT dust_remove(?)", c.id(), timeout=60)
+    assert insert(a, acked, 3, 100) is None
+    os.unlink(os.path.join(disk, "filler"))
+    wait_until("c is told", lambda: "was removed" in str(c.status().get("failure")), 60)
+    c.open("file:%s?consistency=linearizable" % c.path, conn="linearizable", uri=True, timeout=1)
+    for _ in range(20):
+        e = c.error("SELECT count(*) FROM t", conn="linearizable", timeout=60)
+        assert e.name != "SQLITE_BUSY", e
+        assert "was removed" in c.status()["failure"]
+        time.sleep(0.1)
+    e = c.error("INSERT INTO t(who) VALUES('never')", timeout=60)
+    assert e.name == "SQLITE_READONLY", e
+    check(acked, a, b)
