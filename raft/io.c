@@ -476,6 +476,9 @@ int io_init(struct node *n, struct err *e)
     if (rv == DUST_OK) {
         rv = promise_open(&n->promise, n->db->dir, e);
     }
+    if (rv == DUST_OK) {
+        rv = segments_mend(dir, n->promise.index, e);
+    }
     if (rv != DUST_OK) {
         return rv;
     }

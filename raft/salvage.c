@@ -163,7 +163,9 @@ int salvage_run(struct database *db, const struct member *self, struct salvage *
         fsm_init(n);
         rv = raft_init(&n->raft, &n->io.raft_io, &n->fsm.raft_fsm, self->id, self->address);
         if (rv != 0) {
-            rv = err_set(e, DUST_CORRUPT, "the log in %s/raft cannot be opened: %s", db->dir, raft_errmsg(&n->raft));
+            out->unreadable = rv != RAFT_NOMEM; /* nobody has looked at what is in it */
+            rv = err_set(e, rv == RAFT_NOMEM ? DUST_NOMEM : DUST_IO, "the log in %s/raft cannot be opened: %s", db->dir,
+                raft_errmsg(&n->raft));
         } else {
             rv = replay(n, out, e);
             raft_close(&n->raft, closed);

@@ -268,3 +268,108 @@ int segments_truncated(const char *dir, uint64_t index, bool *done, struct err *
     closedir(folder);
     return rv;
 }
+
+/* ---- what a truncation cut short leaves ---- */
+
+struct closed_segment {
+    uint64_t first, last;
+    char name[40];
+};
+
+static int by_first(const void *a, const void *b)
+{
+    const struct closed_segment *x = a, *y = b;
+
+    return x->first != y->first ? (x->first < y->first ? -1 : 1) : x->last < y->last ? -1 : x->last > y->last;
+}
+
+static int list_closed(const char *dir, struct closed_segment **list, size_t *n, struct err *e)
+{
+    DIR *folder = opendir(dir);
+    struct dirent *d;
+    size_t room = 0;
+
+    *list = NULL;
+    *n = 0;
+    if (folder == NULL) {
+        return err_sys(e, errno, "cannot read %s", dir);
+    }
+    while ((d = readdir(folder)) != NULL) {
+        unsigned long long first, last;
+        int end = 0;
+
+        if (sscanf(d->d_name, "%16llu-%16llu%n", &first, &last, &end) != 2 || d->d_name[end] != '\0' || end >= 40) {
+            continue;
+        }
+        if (*n == room) {
+            struct closed_segment *more = realloc(*list, (room + 64) * sizeof *more);
+
+            if (more == NULL) {
+                closedir(folder);
+                free(*list);
+                return err_set(e, DUST_NOMEM, "out of memory");
+            }
+            *list = more;
+            room += 64;
+        }
+        (*list)[*n] = (struct closed_segment){.first = first, .last = last};
+        memcpy((*list)[(*n)++].name, d->d_name, (size_t)end + 1);
+    }
+    closedir(folder);
+    return DUST_OK;
+}
+
+static int remove_all(const char *dir, const struct closed_segment *s, size_t n, struct err *e)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rv = fd < 0 ? errno : 0;
+
+    while (rv == 0 && n > 0) { /* the last one first, so that it can be gone on with */
+        rv = unlinkat(fd, s[--n].name, 0) != 0 ? errno : 0;
+    }
+    if (rv == 0 && fsync(fd) != 0) {
+        rv = errno;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot remove what is left of a truncation in %s", dir);
+}
+
+/* The one that was to be the last, made by cutting a longer one that begins where it does; or one that ended there. */
+static const struct closed_segment *last_of(const struct closed_segment *list, size_t n, uint64_t index)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].last == index) {
+            return &list[i];
+        }
+    }
+    return NULL;
+}
+
+int segments_mend(const char *dir, uint64_t promised, struct err *e)
+{
+    const struct closed_segment *last;
+    struct closed_segment *list;
+    bool gap = true, twice = false;
+    size_t n, beyond;
+    int rv = list_closed(dir, &list, &n, e);
+
+    last = rv == DUST_OK && promised != 0 ? last_of(list, n, promised) : NULL;
+    if (last != NULL) {
+        uint64_t first = last->first;
+
+        qsort(list, n, sizeof *list, by_first);
+        for (size_t i = beyond = n; i-- > 0 && list[i].last > promised && list[i].first >= first;) {
+            beyond = i;
+        }
+        for (size_t i = 0; i < n; i++) {
+            gap = gap && list[i].first != promised + 1;
+            twice = twice || (list[i].first == first && list[i].last > promised);
+        }
+        if (beyond < n && (gap || twice)) {
+            rv = remove_all(dir, list + beyond, n - beyond, e);
+        }
+    }
+    free(list);
+    return rv;
+}

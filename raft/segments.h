@@ -29,4 +29,10 @@ int segments_last(const char *dir, uint64_t *last, struct err *e);
  * there, and is no open one in use? If so, the folder has been flushed. DUST_IO. Any thread. */
 int segments_truncated(const char *dir, uint64_t index, bool *done, struct err *e);
 
+/* libraft cuts its log by writing the last segment anew, shorter, and removing the longer one and those behind it, one after
+ * the other. If a power loss cuts that short, it may refuse what is left. So if a closed segment ends at `promised`, which was
+ * noted and flushed before (promise.h), and what is beyond begins behind a gap, or where that segment does, it is removed.
+ * DUST_IO, DUST_NOMEM. Before libraft. */
+int segments_mend(const char *dir, uint64_t promised, struct err *e);
+
 #endif

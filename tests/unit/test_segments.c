@@ -164,6 +164,51 @@ static void test_truncated(void **state)
     assert_false(truncated(9));
 }
 
+static bool there(const char *name)
+{
+    char path[sizeof dir + 64];
+
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return access(path, F_OK) == 0;
+}
+
+static void test_a_truncation_cut_short(void **state)
+{
+    struct err e;
+
+    (void)state;
+    assert_int_equal(segments_mend(dir, 7, &e), DUST_OK);
+    make("0000000000000002-0000000000000004", "", 0, 10);
+    make("0000000000000005-0000000000000007", "", 0, 10); /* cut at 8 */
+    make("0000000000000012-0000000000000014", "", 0, 10);
+    make("0000000000000015-0000000000000017", "", 0, 10);
+    make("open-1", "", 0, 10);
+    assert_int_equal(segments_mend(dir, 0, &e), DUST_OK); /* nothing is known to be promised */
+    assert_int_equal(segments_mend(dir, 6, &e), DUST_OK); /* a gap for another reason */
+    assert_int_equal(segments_mend(dir, 8, &e), DUST_OK);
+    assert_int_equal(segments_mend(dir, 17, &e), DUST_OK);
+    assert_true(there("0000000000000012-0000000000000014") && there("0000000000000015-0000000000000017"));
+    assert_int_equal(segments_mend(dir, 7, &e), DUST_OK);
+    assert_false(there("0000000000000012-0000000000000014") || there("0000000000000015-0000000000000017"));
+    assert_true(there("0000000000000002-0000000000000004") && there("0000000000000005-0000000000000007") && there("open-1"));
+    make("0000000000000005-0000000000000011", "", 0, 10); /* the one that was cut is still there */
+    make("0000000000000012-0000000000000014", "", 0, 10);
+    assert_int_equal(segments_mend(dir, 8, &e), DUST_OK);
+    assert_int_equal(segments_mend(dir, 11, &e), DUST_OK);
+    assert_int_equal(segments_mend(dir, 14, &e), DUST_OK);
+    assert_true(there("0000000000000005-0000000000000011") && there("0000000000000012-0000000000000014"));
+    assert_int_equal(segments_mend(dir, 7, &e), DUST_OK);
+    assert_false(there("0000000000000005-0000000000000011") || there("0000000000000012-0000000000000014"));
+    assert_true(there("0000000000000002-0000000000000004") && there("0000000000000005-0000000000000007") && there("open-1"));
+    make("0000000000000008-0000000000000009", "", 0, 10); /* as it should be: the promise may be behind */
+    make("0000000000000010-0000000000000014", "", 0, 10);
+    assert_int_equal(segments_mend(dir, 7, &e), DUST_OK);
+    assert_int_equal(segments_mend(dir, 4, &e), DUST_OK);
+    assert_int_equal(segments_mend(dir, 9, &e), DUST_OK);
+    assert_true(there("0000000000000008-0000000000000009") && there("0000000000000010-0000000000000014"));
+    assert_int_equal(segments_mend("/nowhere", 7, &e), DUST_IO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +216,7 @@ int main(void)
         cmocka_unit_test_teardown(test_where_a_batch_is_not_whole, empty),
         cmocka_unit_test_teardown(test_another_format, empty),
         cmocka_unit_test_teardown(test_truncated, empty),
+        cmocka_unit_test_teardown(test_a_truncation_cut_short, empty),
     };
     int failed;
 
