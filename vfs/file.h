@@ -30,6 +30,7 @@ struct dfile {
     struct dfile_methods methods;
     struct sqlite_lib *lib;
     struct database *db;
+    struct sums_peek *peek; /* hosted elsewhere: the checksums of app.db */
     struct store *store; /* in which `snap` is, or the next one will be; one reference */
     struct remote remote; /* used while the member is hosted by another process */
     struct dfile *next;  /* of the same connection */

@@ -130,12 +130,12 @@ static int take_place(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms)
 
 static bool holds_turn(struct dfile *f)
 {
-    return store_attached(f->store) ? remote_turn_held(f) : turn_held(&f->db->turn, &f->ticket);
+    return store_attached(f->store) || remote_has_turn(f) ? remote_turn_held(f) : turn_held(&f->db->turn, &f->ticket);
 }
 
 static bool keep_turn(struct dfile *f)
 {
-    return store_attached(f->store) ? remote_turn_keep(f) : turn_keep(&f->db->turn, &f->ticket);
+    return store_attached(f->store) || remote_has_turn(f) ? remote_turn_keep(f) : turn_keep(&f->db->turn, &f->ticket);
 }
 
 int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id, uint32_t timeout_ms)
@@ -233,7 +233,7 @@ void file_pass_turn(struct dfile *f)
 {
     if (f->has_turn) {
         f->has_turn = false;
-        if (store_attached(f->store)) {
+        if (store_attached(f->store) || remote_has_turn(f)) {
             remote_pass_turn(f);
         } else {
             turn_pass(&f->db->turn, &f->ticket);

@@ -17,6 +17,23 @@
 
 /* ---- the connection ---- */
 
+/* It has neither the turn nor a place in the queue any more. */
+static void no_turn(struct dfile *f)
+{
+    if (f->remote.turn_store != NULL) {
+        attachment_claims(f->db, f->remote.turn_slot, false);
+        store_close(f->remote.turn_store);
+        f->remote.turn_store = NULL;
+    }
+    f->remote.turn = f->remote.old_turn = false;
+    f->remote.turn_number = 0;
+}
+
+bool remote_has_turn(const struct dfile *f)
+{
+    return f->remote.turn_store != NULL;
+}
+
 /* The host has ended, or this connection has. What it last said of the turn stands in its store: whether this file had it,
  * and had not yet committed with it; maybe before it was told. */
 static void disconnect(struct dfile *f)
@@ -27,24 +44,15 @@ static void disconnect(struct dfile *f)
         link_close(&f->remote.link);
     }
     if (f->remote.turn || f->remote.turn_number != 0) {
-        owner = store_turn_of(f->store, &slot);
-        f->remote.old_turn = owner == store_owner(f->store) && slot == f->remote.turn_slot;
-        if (!f->remote.old_turn) {
-            attachment_claims(f->db, f->remote.turn_slot, false);
+        owner = store_turn_of(f->remote.turn_store, &slot);
+        if (owner == store_owner(f->remote.turn_store) && slot == f->remote.turn_slot) {
+            f->remote.old_turn = true;
+            f->remote.turn = false;
+            f->remote.turn_number = 0;
+        } else {
+            no_turn(f);
         }
     }
-    f->remote.turn = false;
-    f->remote.turn_number = 0;
-}
-
-/* It has neither the turn nor a place in the queue any more. */
-static void no_turn(struct dfile *f)
-{
-    if (f->remote.turn || f->remote.old_turn || f->remote.turn_number != 0) {
-        attachment_claims(f->db, f->remote.turn_slot, false);
-    }
-    f->remote.turn = f->remote.old_turn = false;
-    f->remote.turn_number = 0;
 }
 
 void remote_close(struct dfile *f)
@@ -53,7 +61,6 @@ void remote_close(struct dfile *f)
     if (f->remote.link.fd >= 0) {
         link_close(&f->remote.link);
     }
-    f->remote = (struct remote){.link = {.fd = -1, .number = f->remote.link.number}};
 }
 
 static bool same_host(struct dfile *f)
@@ -133,6 +140,9 @@ static int answer(struct dfile *f, uint32_t number, struct link_msg *m, uint64_t
         if (m->number == f->remote.turn_number && link_get_reply(m, &e)) {
             f->remote.turn_number = 0;
             f->remote.turn = e.code == DUST_OK;
+            if (!f->remote.turn) {
+                no_turn(f);
+            }
         }
     }
 }
@@ -165,6 +175,7 @@ static int ask_turn(struct dfile *f, uint32_t wait_ms, uint32_t lease_ms)
     struct pack k = {.p = body, .room = sizeof body};
 
     f->remote.turn_slot = f->has_slot[0] && store_state(f->store) == STORE_LIVE ? f->slot[0] : UINT32_MAX;
+    f->remote.turn_store = store_ref(f->store);
     attachment_claims(f->db, f->remote.turn_slot, true);
     pack_uint(&k, wait_ms, 4);
     pack_uint(&k, lease_ms, 4);
@@ -183,15 +194,32 @@ static int wait_turn(struct dfile *f, uint64_t until_ms)
     if (rv != DUST_OK) {
         return rv;
     }
-    f->remote.turn_number = 0;
     if (!link_get_reply(&m, &e)) {
         return lost(f);
     }
+    f->remote.turn_number = 0;
     f->remote.turn = e.code == DUST_OK;
     if (e.code != DUST_OK) {
-        attachment_claims(f->db, f->remote.turn_slot, false);
+        no_turn(f);
     }
     return e.code == DUST_CLOSED ? lost(f) : e.code; /* it is ending */
+}
+
+/* The host that there is now keeps it. */
+static void pass_old_turn(struct dfile *f)
+{
+    uint8_t old = 1;
+    struct pack k = {.p = &old, .n = 1};
+    struct err e;
+    int rv = connected(f, clock_ms() + SPARE_MS, &e);
+
+    no_turn(f);
+    if (rv == DUST_EXISTS) {
+        database_unreserve_turn(f->db, attachment_owner_before(f->db));
+    } else if (rv == DUST_OK) {
+        f->remote.link.number++;
+        say(f, LINK_RELEASE, &k, clock_ms() + SPARE_MS);
+    }
 }
 
 int remote_take_turn(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms, bool place)
@@ -207,10 +235,14 @@ int remote_take_turn(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms, bo
         uint32_t left = until > now ? (uint32_t)(until - now) : 0;
         int rv = connected(f, change_until, &e);
 
-        if ((rv == DUST_EXISTS || rv == DUST_OK) && f->remote.old_turn) {
+        if ((rv == DUST_OK || (rv == DUST_EXISTS && f->snap.seq != 0)) && f->remote.old_turn) {
             return DUST_OK;
         }
         if (rv == DUST_EXISTS) {
+            if (f->remote.old_turn) {
+                pass_old_turn(f); /* nothing has been begun with it */
+            }
+            file_bind(f);
             return place ? turn_take_place(&f->db->turn, &f->ticket, left, lease_ms)
                          : turn_take(&f->db->turn, &f->ticket, left, lease_ms);
         }
@@ -233,23 +265,6 @@ int remote_take_turn(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms, bo
         if (rv != DUST_CLOSED || clock_ms() >= change_until) {
             return rv == DUST_CLOSED ? DUST_BUSY : rv;
         }
-    }
-}
-
-/* The host that there is now keeps it. */
-static void pass_old_turn(struct dfile *f)
-{
-    uint8_t old = 1;
-    struct pack k = {.p = &old, .n = 1};
-    struct err e;
-    int rv = connected(f, clock_ms() + SPARE_MS, &e);
-
-    no_turn(f);
-    if (rv == DUST_EXISTS) {
-        database_unreserve_turn(f->db, attachment_owner_before(f->db));
-    } else if (rv == DUST_OK) {
-        f->remote.link.number++;
-        say(f, LINK_RELEASE, &k, clock_ms() + SPARE_MS);
     }
 }
 

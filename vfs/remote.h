@@ -18,7 +18,8 @@ struct remote {
     struct link link;
     uint32_t generation;  /* of the host that it leads to */
     uint32_t turn_number; /* of the request for the turn that is not answered yet, 0: there is none */
-    uint32_t turn_slot;   /* of this file, as that said */
+    struct store *turn_store; /* where that is said; one reference, while there is the turn or a request for it */
+    uint32_t turn_slot;   /* of this file, in that store */
     bool turn;            /* the file has the turn, of that host */
     bool old_turn;        /* it had, when the host before that ended: the next one keeps it for this process */
 };
@@ -26,6 +27,7 @@ struct remote {
 /* The write turn. As turn_take, turn_take_place (`place`), turn_pass or turn_drop, turn_held, turn_keep. */
 int remote_take_turn(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms, bool place);
 void remote_pass_turn(struct dfile *f);
+bool remote_has_turn(const struct dfile *f); /* or a place in the queue, or one that is being kept */
 bool remote_turn_held(struct dfile *f);
 bool remote_turn_keep(struct dfile *f);
 

@@ -239,8 +239,8 @@ static uint32_t size_at(struct store *s, uint64_t seq)
         if (gen % 2 == 0 && atomic_load_explicit(&s->head->gen, memory_order_relaxed) == gen) {
             return size;
         }
-        if (s->attached && !attach_wait(s, tries++)) {
-            return 0;
+        if (s->attached && (store_state(s) != STORE_LIVE || !attach_wait(s, tries++))) {
+            return 0; /* nobody begins here any more */
         }
     }
 }
@@ -361,7 +361,7 @@ int store_read(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offse
             pthread_mutex_unlock(&s->mutex);
             break;
         }
-        if (gen % 2 == 0) {
+        if (gen % 2 == 0 || (s->attached && store_state(s) == STORE_SUPERSEDED)) {
             rv = read_once(s, snap, pgno, offset, n, buf, base, ctx);
             atomic_thread_fence(memory_order_acquire);
             if (atomic_load_explicit(&s->head->gen, memory_order_relaxed) == gen) {

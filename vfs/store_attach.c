@@ -10,6 +10,10 @@
  *   LIVE ──a new host──▶ SUPERSEDED ──it is about to write app.db──▶ CLOSED
  *   LIVE ──the member has left its cluster──▶ LEFT
  *
+ * A host that dies in the middle of a change leaves the generation odd. Nothing changes any more then, and what a held
+ * snapshot needs is there: nodes are cut out of their chains one by one, and only those that nobody needs. So once the
+ * store is SUPERSEDED, what was read counts.
+ *
  * A snapshot is taken only while the store is LIVE: first the slot is written, then the state is looked at; whoever
  * changes the state then looks at the slots. What was read counts unless the store was CLOSED afterwards. */
 #include "vfs/store_impl.h"
@@ -140,7 +144,7 @@ bool attach_wait(const struct store *s, unsigned i)
     struct timespec ms = {.tv_nsec = 1000000};
 
     if (store_state(s) != STORE_LIVE) {
-        return false;
+        return store_state(s) == STORE_SUPERSEDED; /* it stands still now */
     }
     if (i < PATIENCE) {
         sched_yield();

@@ -183,8 +183,7 @@ void store_tell(struct store *s);
 /* store_attach.c: the mappings of an attached store. */
 void attach_unmap(struct store *s);
 
-/* store_attach.c: the generation was odd, or has changed, for the i-th time. False: the host is gone, and this store with
- * it: it will stay so. */
+/* store_attach.c: the generation was odd, or has changed, for the i-th time. False: the store is closed. */
 bool attach_wait(const struct store *s, unsigned i);
 
 /* store_attach.c: is there a node of this number after all? The host may have made more. */

@@ -52,4 +52,13 @@ int sums_begin(struct sums *s, const struct vid *id, uint32_t n_pages, const str
     struct err *e);
 int sums_end(struct sums *s, bool done, struct err *e);
 
+/* ---- for a process that is attached: from the file, as the host keeps it ---- */
+
+struct sums_peek; /* some blocks of it, for one thread at a time */
+
+/* The sum of a page of app.db at version `id`, in *sum; 0: not known. *peek is made when it is NULL. False: the file is of
+ * another version just now, or being written: what was read cannot be checked by it. */
+bool sums_peek(struct sums_peek **peek, const char *dir, const struct vid *id, uint32_t pgno, uint64_t *sum);
+void sums_peek_free(struct sums_peek *peek); /* NULL is fine */
+
 #endif

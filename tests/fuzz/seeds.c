@@ -11,6 +11,7 @@
 #include "tests/fuzz/fuzz.h"
 #include "vfs/delta.h"
 #include "vfs/entry.h"
+#include "vfs/link.h"
 #include "vfs/mark.h"
 #include "vfs/pair.h"
 
@@ -526,6 +527,42 @@ static void journal_seeds(void)
     save("journal");
 }
 
+static void add_link(uint8_t type, uint32_t number, const void *body, uint32_t n)
+{
+    uint8_t link[LINK_HEAD];
+
+    link_head(link, type, number, n);
+    add(link, sizeof link);
+    add(body, n);
+}
+
+/* Streams of one, two and three messages. */
+static void link_seeds(void)
+{
+    uint8_t commit[41], done[24 + 5], reply[4 + 5] = {7, 0, 0, 0, 't', 'e', 'x', 't', '.'};
+
+    memset(commit, 1, sizeof commit);
+    le_put(commit, 3, 4);
+    le_put(commit + 4, 1, 4);
+    memset(done, 0, sizeof done);
+    le_put(done + 4, 9, 8);
+    le_put(done + 12, 2, 4);
+    memcpy(done + 24, "text.", 5);
+    len = 0;
+    add_link(LINK_HELLO, 1, commit, 13);
+    save("link");
+    add_link(LINK_COMMIT, 2, commit, sizeof commit);
+    save("link");
+    add_link(LINK_PART, 2, commit, 8);
+    add_link(LINK_DONE, 2, done, sizeof done);
+    add_link(LINK_REPLY, 3, reply, sizeof reply);
+    save("link");
+    len = 0;
+    add_link(LINK_REPLY, 3, reply, sizeof reply);
+    add_link(LINK_DONE, 2, done, 24);
+    save("link");
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || sodium_init() < 0) {
@@ -545,5 +582,6 @@ int main(int argc, char **argv)
     descriptor_seeds();
     fetch_seeds();
     journal_seeds();
+    link_seeds();
     return 0;
 }
