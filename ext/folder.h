@@ -11,6 +11,9 @@ int folder_make(const char *path, struct err *e);
  * be NULL. */
 int folder_remove(const char *path, struct err *e);
 
+/* As folder_remove, after a failure that *e tells of: when something is left, its text says that as well. */
+void folder_undo(const char *path, struct err *e);
+
 /* Flush the names in the folder that `path` is in. */
 int folder_flush_parent(const char *path, struct err *e);
 

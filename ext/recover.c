@@ -330,7 +330,7 @@ static int check_majority(const struct recovery *r, struct err *e)
 
 /* ---- all of it ---- */
 
-static void undo(struct recovery *r)
+static void undo(struct recovery *r, struct err *e)
 {
     char journal[PATH_SIZE + 16];
 
@@ -341,7 +341,7 @@ static void undo(struct recovery *r)
         unlink(journal);
     }
     if (r->made_folder) {
-        folder_remove(r->dest, NULL);
+        folder_undo(r->dest, e);
         r->made_folder = false;
     }
 }
@@ -428,7 +428,7 @@ int recover_run(struct sqlite_lib *lib, const char *src, const char *dest, bool 
             (unsigned long long)r->found.last_index, (unsigned long long)r->found.last_term,
             (unsigned long long)r->found.entries);
     }
-    undo(r);
+    undo(r, e);
     if (rv == DUST_OK) {
         rv = folder_flush_parent(r->dest, e);
     }

@@ -377,7 +377,7 @@ fail:
     free(h);
     database_free(db);
     if (undone) {
-        folder_remove(path, NULL);
+        folder_undo(path, e);
     } else {
         char why[ERR_TEXT_MAX];
 
@@ -455,7 +455,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
 fail:
     free(h);
     database_free(db);
-    folder_remove(path, NULL);
+    folder_undo(path, e);
     return rv;
 }
 

@@ -325,7 +325,8 @@ class Join(Scenario):
         try:
             self.try_join(w)
         except sqlite3.Error as e:
-            self.said = w.judge("join", e), str(e)
+            w.judge("join", e)
+            w.as_told("b", str(e))
             return
         except MemoryError:
             return
