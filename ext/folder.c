@@ -73,16 +73,22 @@ void folder_undo(const char *path, struct err *e)
 
 int folder_make(const char *path, struct err *e)
 {
-    char dir[4096];
+    char dir[4096], member[sizeof dir + 8];
     int rv;
 
     if (snprintf(dir, sizeof dir, "%s-dust", path) >= (int)sizeof dir) {
         return err_set(e, DUST_MISUSE, "the path is too long");
     }
     if (mkdir(dir, 0700) != 0) {
-        return errno == EEXIST ? err_set(e, DUST_EXISTS,
-                                     "%s exists already: this database is a member of a cluster, or was one", dir)
-                               : err_sys(e, errno, "cannot make %s", dir);
+        rv = errno;
+        snprintf(member, sizeof member, "%s/member", dir);
+        return rv != EEXIST ? err_sys(e, rv, "cannot make %s", dir)
+               : access(member, F_OK) != 0 && errno == ENOENT
+                   ? err_set(e, DUST_EXISTS,
+                         "%s exists already, without a file `member`: starting, joining or leaving was cut short, or files "
+                         "were removed; delete %s, unless it is needed, and try again",
+                         dir, dir)
+                   : err_set(e, DUST_EXISTS, "%s exists already: this database is a member of a cluster, or was one", dir);
     }
     rv = folder_flush_parent(path, e);
     if (rv != DUST_OK) {

@@ -1,11 +1,12 @@
 """Files: VACUUM, auto-vacuum, page sizes, ATTACH, VACUUM INTO, backup, temp tables, what is on disk."""
 import os
+import re
 import sqlite3
 import stat
 
 import pytest
 
-from cluster import address, plain, scaled
+from cluster import SqlError, address, plain, scaled
 
 
 def fill(m, rows=500, conn="main"):
@@ -276,6 +277,20 @@ def test_checkpoint_comes_by_itself(m):
     wait_until("the file is brought up to date",
                lambda: plain(m.path, "SELECT count(*) FROM sqlite_master") == [(1,)]
                and plain(m.path, "SELECT count(*) FROM t") == [(10,)], 20, every=0.2)
+
+
+def test_what_was_cut_short(box):
+    """A folder that nobody finished: the error says what to do, and that helps."""
+    m = box.member("p")
+    m.open()
+    m.sql("CREATE TABLE t(x)")
+    os.mkdir(m.path + "-dust")
+    with pytest.raises(SqlError, match="cut short.*delete %s" % re.escape(m.path + "-dust")):
+        m.sql("SELECT dust_start(?)", m.address)
+    os.rmdir(m.path + "-dust")
+    m.sql("SELECT dust_start(?)", m.address)
+    m.sql("INSERT INTO t VALUES(1)")
+    assert m.one("SELECT dust_role()") == "leader"
 
 
 def test_odd_paths(box):
