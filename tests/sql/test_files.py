@@ -282,7 +282,7 @@ def test_checkpoint_comes_by_itself(m):
 def test_what_was_cut_short(box):
     """A folder that nobody finished: the error says what to do, and that helps."""
     m = box.member("p")
-    m.open()
+    m.open(m.path)
     m.sql("CREATE TABLE t(x)")
     os.mkdir(m.path + "-dust")
     with pytest.raises(SqlError, match="cut short.*delete %s" % re.escape(m.path + "-dust")):
