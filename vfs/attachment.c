@@ -14,7 +14,7 @@
 
 #define HELLO_MS 2000u
 #define TRY_MS 20u          /* between two tries to find a host */
-#define TRY_AGAIN_MS 1000u  /* after a takeover that failed */
+#define TRY_AGAIN_MS 1000u  /* at most, after a takeover that failed */
 #define OLD_READERS_MS 10000u
 
 struct attachment {
@@ -192,7 +192,6 @@ static bool take_over(struct database *db, struct attachment *a)
     database_reserve_turn(db, turn == a->owner && !has_turn(db, a) ? 0 : turn);
     rv = a->takeover.take_over(a->takeover.ctx, db, &e);
     if (rv != DUST_OK) {
-        report(&db->report, rv, "this process could not take over from the one that hosted the member: %.500s", e.text);
         database_hold_for_old(db, false);
         database_unreserve_turn(db, atomic_load(&db->reserved_for));
         store_close(old);
@@ -215,12 +214,24 @@ static bool take_over(struct database *db, struct attachment *a)
     return true;
 }
 
+/* A takeover failed. The system may take a moment to free the address of a process that was killed: nothing is told until
+ * it has failed for about a second. Returns how long to wait the next time. */
+static uint32_t failed_again(struct database *db, const struct attachment *a, uint32_t waited)
+{
+    if (waited < TRY_AGAIN_MS && 2 * waited >= TRY_AGAIN_MS) {
+        report(&db->report, a->why.code, "this process could not take over from the one that hosted the member: %.500s",
+            a->why.text);
+    }
+    return 2 * waited < TRY_AGAIN_MS ? 2 * waited : TRY_AGAIN_MS;
+}
+
 static void *watch(void *arg)
 {
     struct database *db = arg;
     struct attachment *a = db->attachment;
 
     while (wait_for_end(a)) {
+        uint32_t again = TRY_MS;
         bool attached = false;
 
         link_close(&a->primary);
@@ -241,7 +252,8 @@ static void *watch(void *arg)
                 if (take_over(db, a)) {
                     return NULL;
                 }
-                wait = TRY_AGAIN_MS;
+                wait = again;
+                again = failed_again(db, a, again);
             } else if (connect_once(db, a->owner, has_turn(db, a), &l, &store, &w, NULL) == DUST_OK) {
                 become_attached(db, a, &l, store, &w);
                 attached = true;

@@ -104,6 +104,7 @@ void database_unhost(struct database *db)
     db->sums = NULL;
     store_close(db->store);
     db->store = NULL;
+    turn_reopen(&db->turn); /* shut by the node that was to serve it */
 }
 
 int database_new(

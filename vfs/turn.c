@@ -325,3 +325,11 @@ void turn_close(struct turn *t)
     turn_away(t, DUST_CLOSED);
     pthread_mutex_unlock(&t->mutex);
 }
+
+void turn_reopen(struct turn *t)
+{
+    pthread_mutex_lock(&t->mutex);
+    t->closing = t->open = false;
+    t->refusing = DUST_OK;
+    pthread_mutex_unlock(&t->mutex);
+}

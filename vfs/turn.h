@@ -98,4 +98,7 @@ void turn_refuse(struct turn *t, int code);
 /* Everybody who waits gets DUST_CLOSED, now and later. */
 void turn_close(struct turn *t);
 
+/* After that, and with nobody in it: shut, as it was made, for another node to open. */
+void turn_reopen(struct turn *t);
+
 #endif
