@@ -18,6 +18,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "vfs/forked.h"
 
 static struct {
     pthread_mutex_t mutex;
@@ -68,6 +69,16 @@ void conn_forget(struct conn *c)
     pthread_mutex_unlock(&conns.mutex);
     free(c->failed);
     free(c);
+}
+
+void conns_forked(void)
+{
+    pthread_mutex_init(&conns.mutex, NULL);
+    for (struct conn *c = conns.first; c != NULL; c = c->next) {
+        for (struct dfile *f = c->files; f != NULL; f = f->next) {
+            file_forked(f);
+        }
+    }
 }
 
 /* ---- the hook ---- */

@@ -28,6 +28,9 @@ struct conn *conn_find(sqlite3 *db);
 /* The connection is gone. */
 void conn_forget(struct conn *c);
 
+/* In a forked child, before anything else: all files that are open are the parent's (vfs/forked.h). */
+void conns_forked(void);
+
 /* The host callbacks of the VFS that are about connections. */
 void conn_connected(struct sqlite_lib *lib, struct dfile *f, sqlite3 *db);
 struct dfile *conn_files(struct sqlite_lib *lib, sqlite3 *db);

@@ -21,6 +21,7 @@
 #include "ext/lib.h"
 #include "ext/log.h"
 #include "vfs/file.h"
+#include "vfs/forked.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -33,6 +34,11 @@ static struct {
 struct sqlite_lib *lib_at(unsigned number)
 {
     return number < LIBS_MAX ? libs.at[number] : NULL;
+}
+
+void libs_forked(void)
+{
+    pthread_mutex_init(&libs.mutex, NULL);
 }
 
 void log_to_sqlite(void *ctx, int code, const char *text)
@@ -262,6 +268,7 @@ static bool host_is_member(const char *path, int len)
 
 static const struct host host = {
     .open = host_open,
+    .rejoin = registry_rejoin,
     .close = host_close,
     .is_member = host_is_member,
     .connected = conn_connected,
@@ -285,7 +292,11 @@ struct dfile *lib_main_file(struct conn *c)
 struct hosted *lib_member(struct conn *c)
 {
     struct dfile *f = lib_main_file(c);
+    struct err e;
 
+    if (f != NULL) {
+        (void)file_rejoin(f, &e); /* if it cannot be now, it is as if it were none */
+    }
     return f != NULL ? registry_of(f->db) : NULL;
 }
 

@@ -11,6 +11,9 @@
 /* By number; NULL if there is none. The functions and modules registered in copy i find it by this. */
 struct sqlite_lib *lib_at(unsigned number);
 
+/* In a forked child, before anything else. */
+void libs_forked(void);
+
 /* ext/functions.c and ext/tables.c: register everything on a connection. Return a SQLite code. */
 int functions_register(struct conn *c);
 int tables_register(struct conn *c);

@@ -29,8 +29,10 @@
 
 #include "ext/call.h"
 #include "ext/folder.h"
+#include "ext/lib.h"
 #include "ext/log.h"
 #include "ext/resume.h"
+#include "raft/forked.h"
 #include "vfs/attachment.h"
 #include "vfs/mark.h"
 
@@ -117,15 +119,40 @@ bool registry_is_member_path(const char *path)
     }
 }
 
-/* A forked child has the memory but not the threads: its inherited connections must not wait for them. */
+/* A forked child has the memory, but neither the threads nor the locks. Whoever held a mutex of ours is not there to give
+ * it back; and the lists that they protect are whole at every moment. What is hosted or attached is the parent's: the
+ * child is a client of its own when it next uses a connection (vfs/forked.h), or opens one. */
 static void after_fork(void)
 {
+    pthread_mutex_init(&registry.list, NULL);
+    pthread_mutex_init(&registry.opening, NULL);
+    pthread_mutex_init(&registry.leaving, NULL);
+    libs_forked();
+    conns_forked();
     for (struct hosted *h = atomic_load(&registry.first); h != NULL; h = h->next) {
-        atomic_store(&h->db->left, true);
-        atomic_store(&h->gone, true);
-        service_forked(h->service);
-        attachment_forked(h->db);
+        if (!atomic_exchange(&h->gone, true)) {
+            service_forked(h->service);
+            attachment_forked(h->db);
+            forked_close(atomic_load(&h->node), h->db->dir);
+        }
     }
+}
+
+int registry_rejoin(struct sqlite_lib *lib, const struct database *inherited, struct database **db, struct err *e)
+{
+    struct start_options o;
+    struct hosted *h;
+    int rv;
+
+    start_options_init(&o);
+    o.db = inherited->options;
+    rv = registry_is_member_path(inherited->path)
+             ? registry_resume(lib, inherited->path, &o, &h, e)
+             : err_set(e, DUST_CLOSED, "this database has left its cluster: close the connection and open it again");
+    if (rv == DUST_OK) {
+        *db = h->db;
+    }
+    return rv;
 }
 
 static void at_exit(void)

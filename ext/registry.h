@@ -16,7 +16,7 @@ struct hosted {
     struct service *service;   /* for those attached; set before `node` */
     struct sqlite_lib *lib;    /* by whose means it is hosted */
     uint32_t election_ms;
-    _Atomic bool gone; /* it has left its cluster, or this is a forked child, which has not got the member's thread */
+    _Atomic bool gone; /* it has left its cluster; or this is a forked child, and it is its parent's */
     char address[ADDRESS_TEXT_MAX];
 };
 
@@ -40,6 +40,9 @@ bool registry_is_member_path(const char *path);
  * DUST_BUSY: that process does not answer. */
 int registry_resume(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
     struct err *e);
+
+/* host.rejoin. */
+int registry_rejoin(struct sqlite_lib *lib, const struct database *inherited, struct database **db, struct err *e);
 
 /* Are `bind` and `advertise` addresses that a member may have? */
 int registry_check_own(const struct start_options *o, struct err *e);

@@ -23,6 +23,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "raft/forked.h"
+
 #define ADDRESS_MAX 64
 #define DRAIN_MESSAGES 256
 #define DRAIN_BYTES ((size_t)8 << 20)
@@ -289,6 +291,43 @@ int64_t peers_last_heard_ms(struct peers *p, const char *address)
     return peer != NULL && peer->heard_ms != 0 ? (int64_t)(uv_now(p->loop) - peer->heard_ms) : -1;
 }
 
+/* The text of an address as the kernel has it; empty if it is of another kind. */
+static void text_of(const struct sockaddr_storage *a, char out[ADDRESS_MAX])
+{
+    const struct sockaddr_in *v4 = (const void *)a;
+    const struct sockaddr_in6 *v6 = (const void *)a;
+    char host[INET6_ADDRSTRLEN];
+
+    out[0] = '\0';
+    if (a->ss_family == AF_INET && inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host) != NULL) {
+        snprintf(out, ADDRESS_MAX, "%s:%u", host, ntohs(v4->sin_port));
+    } else if (a->ss_family == AF_INET6 && inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host) != NULL) {
+        snprintf(out, ADDRESS_MAX, "[%s]:%u", host, ntohs(v6->sin6_port));
+    }
+}
+
+bool peers_has_socket(const struct peers *p, int fd)
+{
+    struct sockaddr_storage own = {0}, other = {0};
+    socklen_t n = sizeof own;
+    char text[ADDRESS_MAX];
+    const struct peer *peer = NULL;
+
+    if (getsockname(fd, (struct sockaddr *)&own, &n) == 0) {
+        text_of(&own, text);
+        if (text[0] != '\0' && strcmp(text, p->bound) == 0) {
+            return true;
+        }
+    }
+    n = sizeof other;
+    if (getpeername(fd, (struct sockaddr *)&other, &n) == 0) {
+        text_of(&other, text);
+        for (peer = p->first; peer != NULL && strcmp(peer->address, text) != 0; peer = peer->next) {
+        }
+    }
+    return peer != NULL;
+}
+
 void peers_stats(const struct peers *p, struct peers_stats *out)
 {
     *out = p->stats;
@@ -433,6 +472,7 @@ int peers_open(struct peers **out, uv_loop_t *loop, const struct peers_options *
     }
     p->loop = loop;
     p->opt = *opt;
+    forked_nanomsg();
     p->socket = nn_socket(AF_SP, NN_PULL);
     if (p->socket < 0) {
         rv = err_set(e, DUST_NOMEM, "cannot open a nanomsg socket: %s", nn_strerror(nn_errno()));

@@ -8,6 +8,7 @@
 #ifndef DUST_RAFT_PEER_H
 #define DUST_RAFT_PEER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
@@ -56,6 +57,10 @@ struct peers_stats {
     uint64_t messages_in, messages_out, bytes_in, bytes_out, dropped, reconnects;
 };
 void peers_stats(const struct peers *p, struct peers_stats *out);
+
+/* Is this descriptor of a socket of ours: one that listens at our address, or is connected from it or to a peer? For a
+ * forked child, in which nothing else can be asked. */
+bool peers_has_socket(const struct peers *p, int fd);
 
 /* Complete what is queued with DUST_CLOSED, close all, then cb(arg); p is freed. */
 void peers_close(struct peers *p, void (*cb)(void *arg), void *arg);

@@ -57,7 +57,7 @@ int file_fail(struct dfile *f, const struct err *e, bool committing)
     int rc = sqlite_code(e->code);
 
     f->last = *e;
-    if (e->code != DUST_BUSY && e->code != DUST_STALE && e->code != DUST_VOID) {
+    if (!f->forked && e->code != DUST_BUSY && e->code != DUST_STALE && e->code != DUST_VOID) {
         report_err(&f->db->report, e);
     }
     return committing && rc == SQLITE_BUSY ? SQLITE_BUSY_SNAPSHOT : rc;
@@ -466,6 +466,11 @@ static int f_unfetch(sqlite3_file *file, sqlite3_int64 offset, void *page)
 static void release(sqlite3_file *file, struct dfile *f)
 {
     f->lib->host->closing(f->lib, f);
+    if (f->forked) { /* what it holds is the parent's */
+        file->pMethods = f->adopted ? f->real_methods : NULL;
+        free(f->sql);
+        return;
+    }
     file_unlock(f, SQLITE_LOCK_NONE);
     turn_drop(&f->db->turn, &f->ticket);
     remote_close(f);
@@ -492,16 +497,8 @@ static int f_close(sqlite3_file *file)
     return rc;
 }
 
-static struct dfile *dfile_new(struct sqlite_lib *lib, struct database *db)
+void file_own_methods(struct dfile *f)
 {
-    struct dfile *f = calloc(1, sizeof *f);
-
-    if (f == NULL) {
-        return NULL;
-    }
-    f->lib = lib;
-    f->db = db;
-    f->methods.file = f;
     f->methods.m = (sqlite3_io_methods){
         .iVersion = 1,
         .xClose = f_close,
@@ -519,6 +516,19 @@ static struct dfile *dfile_new(struct sqlite_lib *lib, struct database *db)
         .xFetch = f_fetch, /* an adopted connection may call these two, whatever iVersion says */
         .xUnfetch = f_unfetch,
     };
+}
+
+static struct dfile *dfile_new(struct sqlite_lib *lib, struct database *db)
+{
+    struct dfile *f = calloc(1, sizeof *f);
+
+    if (f == NULL) {
+        return NULL;
+    }
+    f->lib = lib;
+    f->db = db;
+    f->methods.file = f;
+    file_own_methods(f);
     f->remote.link.fd = -1;
     f->consistency = (int)db->options.consistency;
     f->freshness_ms = FRESHNESS_DEFAULT_MS;

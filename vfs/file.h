@@ -24,6 +24,7 @@
 struct dfile_methods {
     sqlite3_io_methods m; /* first */
     struct dfile *file;
+    int (*inherited)(sqlite3_file *, int op, void *); /* forked.c: xFileControl as it was */
 };
 
 struct dfile {
@@ -37,6 +38,7 @@ struct dfile {
     sqlite3 *conn;       /* NULL until known */
     sqlite3_file *real;  /* the file underneath */
     const sqlite3_io_methods *real_methods;
+    bool forked; /* inherited from the process that this one was forked from: see forked.h */
     bool adopting;
     bool adopted; /* an open connection's own file, taken over */
     int lock;     /* SQLITE_LOCK_… */
@@ -85,6 +87,9 @@ void file_adopted(sqlite3_file *file, bool ok);
 /* Is this one of ours? Returns its dfile or NULL. */
 struct dfile *file_of(sqlite3_file *f);
 
+/* Give it the methods below, which it has when it is open. */
+void file_own_methods(struct dfile *f);
+
 /* ---- for the statement hook ---- */
 
 /* Take the write turn before a statement takes its snapshot. DUST_BUSY, DUST_CLOSED. */
@@ -101,7 +106,7 @@ void file_forget_sql(struct dfile *f);
  * head if the file has the turn. DUST_OK, DUST_VOID, DUST_BUSY. */
 int file_wait_to_show(struct dfile *f);
 
-/* ---- between file.c, lock.c, seal.c and pragma.c ---- */
+/* ---- between file.c, forked.c, lock.c, seal.c and pragma.c ---- */
 
 /* Take or raise, lower or give up SQLite's lock. A SQLite code. */
 int file_lock(struct dfile *f, int level);

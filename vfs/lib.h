@@ -21,6 +21,9 @@ struct host {
     /* The full path of a main database is being opened, with its URI parameters behind the name. If it is a member's,
      * *db is set and a reference taken; it stays NULL for any other file. */
     int (*open)(struct sqlite_lib *lib, const char *name, struct database **db, int *consistency, struct err *e);
+    /* In a forked child: the member that a file inherited from the parent belongs to, as this process's own client of it,
+     * or its host. A reference is taken. */
+    int (*rejoin)(struct sqlite_lib *lib, const struct database *inherited, struct database **db, struct err *e);
     /* The reference is given back. */
     void (*close)(struct database *db);
     /* Is the path (without -journal or -wal) that of a member open in this process? */

@@ -17,6 +17,7 @@
 #include "vfs/attachment.h"
 #include "vfs/bug.h"
 #include "vfs/clock.h"
+#include "vfs/forked.h"
 
 /* Without the hook, the write lock waits this long for the turn at a time, then lets SQLite's busy handler decide
  * whether to go on. */
@@ -205,9 +206,8 @@ static int lock_shared(struct dfile *f)
     int rc;
 
     if (atomic_load_explicit(&f->db->left, memory_order_relaxed)) {
-        return file_refuse(f, DUST_CLOSED,
-            "this database has left its cluster, or this process was forked from the one that has it open: close the "
-            "connection and open it again");
+        return file_refuse(
+            f, DUST_CLOSED, "this database has left its cluster: close the connection and open it again");
     }
     bind_now(f);
     rc = confirm_read(f);
@@ -431,8 +431,12 @@ void file_unlock(struct dfile *f, int level)
 
 int file_take_turn(struct dfile *f, uint32_t timeout_ms)
 {
-    int rv;
+    struct err e;
+    int rv = file_rejoin(f, &e);
 
+    if (rv != DUST_OK) {
+        return DUST_OK; /* the lock says why */
+    }
     if (f->has_turn || f->writing) {
         return DUST_OK;
     }
@@ -444,7 +448,7 @@ int file_take_turn(struct dfile *f, uint32_t timeout_ms)
 
 void file_return_turn(struct dfile *f)
 {
-    if (!f->writing) {
+    if (!f->writing && !f->forked) {
         file_pass_turn(f);
         file_forget_sql(f);
     }
@@ -454,7 +458,7 @@ int file_wait_to_show(struct dfile *f)
 {
     int rv;
 
-    if (BUG(ROW) || (f->snap.seq == 0 && !f->has_turn)) {
+    if (BUG(ROW) || f->forked || (f->snap.seq == 0 && !f->has_turn)) {
         return DUST_OK;
     }
     rv = f->snap.seq == 0 ? wait_for_head(f, f->db->options.timeout_ms)
