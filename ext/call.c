@@ -37,7 +37,8 @@ static int ask(struct dfile *f, enum call_kind kind, const struct callable *what
         k.n = row_pack(args, 0, body, k.n, k.room);
         k.bad = k.n == 0;
     }
-    rv = k.bad ? err_set(e, DUST_TOOBIG, "the arguments are too long") : remote_call(f, body, k.n, take_rows, out, e);
+    rv = k.bad ? err_set(e, DUST_TOOBIG, "the arguments are too long")
+               : remote_call(f, body, k.n, !what->changes, take_rows, out, e);
     free(body);
     return rv;
 }

@@ -19,6 +19,7 @@ struct callable {
     unsigned n_args;  /* of a function */
     unsigned columns; /* of what it gives */
     int (*run)(struct hosted *h, const struct cell *args, struct rows *out, struct err *e);
+    bool changes; /* something, so that it is not repeated when nobody knows what came of it */
 };
 
 /* Here, if this process hosts the member; else by the one that does. f: an open file of the connection's. */

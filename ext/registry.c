@@ -195,7 +195,7 @@ int registry_serve(struct hosted *h, struct err *e)
 {
     const struct service_calls calls = {.ctx = h, .call = call_serve};
 
-    return !DUST_ATTACH ? DUST_OK : service_start(&h->service, h->db, &calls, e);
+    return service_start(&h->service, h->db, &calls, e);
 }
 
 void registry_add(struct hosted *h, const char *address)

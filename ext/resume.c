@@ -185,12 +185,7 @@ int resume_member(struct sqlite_lib *lib, const char *path, const struct start_o
         return DUST_NOMEM;
     }
     h->db = db;
-    if (DUST_ATTACH) {
-        rv = attachment_open(db, &(struct takeover){.ctx = h, .take_over = take_over}, ATTACH_MS, e);
-    } else {
-        rv = hostlock_take(&db->lock, db->dir, e);
-        rv = rv == DUST_OK ? DUST_AGAIN : rv;
-    }
+    rv = attachment_open(db, &(struct takeover){.ctx = h, .take_over = take_over}, ATTACH_MS, e);
     if (rv == DUST_AGAIN) { /* nobody hosts it: we do */
         rv = host_and_serve(h, &opt, e);
     }

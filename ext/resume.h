@@ -15,11 +15,6 @@ int resume_member(struct sqlite_lib *lib, const char *path, const struct start_o
 struct hosted *registry_entry(struct sqlite_lib *lib, const struct start_options *o, struct err *e);
 void registry_add(struct hosted *h, const char *address);
 
-/* Several processes on one member, where that is built in (meson -Dattach=true): without it, the second one is refused. */
-#ifndef DUST_ATTACH
-#define DUST_ATTACH 0
-#endif
-
 /* Serve those that attach: h->db is hosted here. */
 int registry_serve(struct hosted *h, struct err *e);
 

@@ -141,6 +141,14 @@ int link_listen(int *fd, const char *dir, struct err *e)
     return rv;
 }
 
+void link_unlist(const char *dir)
+{
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof path, "%s/socket", dir);
+    unlink(path);
+}
+
 int link_connect(int *fd, const char *dir, struct err *e)
 {
     struct sockaddr_un a;

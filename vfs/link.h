@@ -152,6 +152,9 @@ bool link_get_reply(const struct link_msg *m, struct err *out); /* out->code DUS
 int link_listen(int *fd, const char *dir, struct err *e);
 int link_connect(int *fd, const char *dir, struct err *e);
 
+/* Remove the socket's name, before the lock is given up. */
+void link_unlist(const char *dir);
+
 /* The other end: its process and its user; false if that cannot be told. */
 bool link_peer(int fd, long *pid, unsigned *uid);
 

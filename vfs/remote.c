@@ -525,31 +525,40 @@ void remote_damage(struct dfile *f, uint32_t pgno, bool in_pages)
     }
 }
 
-int remote_call(struct dfile *f, const void *body, size_t n, bool (*rows)(void *ctx, const struct link_msg *m), void *ctx,
-    struct err *e)
+int remote_call(struct dfile *f, const void *body, size_t n, bool repeat, bool (*rows)(void *ctx, const struct link_msg *m),
+    void *ctx, struct err *e)
 {
-    uint64_t until = clock_ms() + FOREVER_MS;
+    uint64_t until = clock_ms() + FOREVER_MS, change_until = clock_ms() + CHANGE_MS;
     struct pack k = {.p = (uint8_t *)body, .n = n};
-    uint32_t number;
-    int rv = connected(f, clock_ms() + CHANGE_MS, e);
+    int rv;
 
-    if (rv != DUST_OK) {
-        return rv;
-    }
-    number = ++f->remote.link.number;
-    rv = say(f, LINK_CALL, &k, clock_ms() + SPARE_MS);
-    while (rv == DUST_OK) {
-        struct link_msg m;
+    do {
+        uint32_t number;
 
-        rv = answer(f, number, &m, until);
-        if (rv == DUST_OK && m.type == LINK_REPLY) {
-            return link_get_reply(&m, e) ? e->code : lost(f);
+        rv = connected(f, change_until, e);
+        if (rv != DUST_OK) {
+            return rv;
         }
-        if (rv == DUST_OK && (m.type != LINK_ROWS || !rows(ctx, &m))) {
-            disconnect(f);
-            return err_set(e, DUST_NOMEM, "out of memory");
+        number = ++f->remote.link.number;
+        rv = say(f, LINK_CALL, &k, clock_ms() + SPARE_MS);
+        while (rv == DUST_OK) {
+            struct link_msg m;
+
+            rv = answer(f, number, &m, until);
+            if (rv == DUST_OK && m.type == LINK_REPLY) {
+                if (link_get_reply(&m, e)) {
+                    return e->code;
+                }
+                rv = lost(f);
+            } else if (rv == DUST_OK) {
+                repeat = false; /* a part has been handed on */
+                if (m.type != LINK_ROWS || !rows(ctx, &m)) {
+                    disconnect(f);
+                    return err_set(e, DUST_NOMEM, "out of memory");
+                }
+            }
         }
-    }
+    } while (repeat && rv == DUST_CLOSED && clock_ms() < change_until);
     return err_set(e, DUST_UNKNOWN,
         "the process that hosted this member has ended in the middle of the call: look what has become of it, and try "
         "again");

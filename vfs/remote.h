@@ -45,10 +45,11 @@ int remote_commit(struct dfile *f, struct sealed *sealed, uint64_t *after, struc
 /* Tell the host of a damaged page. */
 void remote_damage(struct dfile *f, uint32_t pgno, bool in_pages);
 
-/* A call of the room above. `rows` is given the body of each LINK_ROWS, and may refuse to go on. DUST_EXISTS: this process
- * is the host: do it here. */
-int remote_call(struct dfile *f, const void *body, size_t n, bool (*rows)(void *ctx, const struct link_msg *m), void *ctx,
-    struct err *e);
+/* A call of the room above. `rows` is given the body of each LINK_ROWS, and may refuse to go on. `repeat`: it changes
+ * nothing, and is asked again of the next host if the first has ended before it has answered; else DUST_UNKNOWN.
+ * DUST_EXISTS: this process is the host: do it here. */
+int remote_call(struct dfile *f, const void *body, size_t n, bool repeat, bool (*rows)(void *ctx, const struct link_msg *m),
+    void *ctx, struct err *e);
 
 void remote_close(struct dfile *f);
 

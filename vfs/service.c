@@ -435,6 +435,7 @@ void service_stop(struct service *s)
     store_watch(s->db->store, NULL, NULL);
     if (s->listen_fd >= 0) {
         close(s->listen_fd);
+        link_unlist(s->db->dir);
     }
     for (struct guest *g = s->first; g != NULL; g = g->next) {
         pthread_mutex_lock(&g->mutex);

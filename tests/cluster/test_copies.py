@@ -6,20 +6,20 @@ import shutil
 
 import pytest
 
-from cluster import SqlError, plain, scaled, wait_until
+from cluster import SqlError, copy_folder, plain, scaled, wait_until
 
 
 def copy(m, to):
     """The member's file and folder, under another name."""
     shutil.copy(m.path, to)
-    shutil.copytree(m.path + "-dust", to + "-dust")
+    copy_folder(m.path + "-dust", to + "-dust")
 
 
 def put_back(m, kept):
     os.unlink(m.path)
     shutil.rmtree(m.path + "-dust")
     shutil.copy(kept, m.path)
-    shutil.copytree(kept + "-dust", m.path + "-dust")
+    copy_folder(kept + "-dust", m.path + "-dust")
 
 
 def status(m):

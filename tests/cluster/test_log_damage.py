@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from cluster import SqlError, plain, scaled, wait_until
+from cluster import SqlError, copy_folder, plain, scaled, wait_until
 
 ROWS = 60
 
@@ -75,13 +75,13 @@ def test_of_one_of_three(box):
     b.kill9()
     path, n = newest(b)
     kept = box.path("kept")
-    shutil.copytree(b.path + "-dust", kept)
+    copy_folder(b.path + "-dust", kept)
     shutil.copy(b.path, kept + ".db")
     seen = set()
     step = n // scaled(12, 4)
     for at in [8, 20, n - 10] + list(range(step, n, step)):
         shutil.rmtree(b.path + "-dust")
-        shutil.copytree(kept, b.path + "-dust")
+        copy_folder(kept, b.path + "-dust")
         shutil.copy(kept + ".db", b.path)
         flip(path, at)
         e = refused(b)
@@ -175,7 +175,7 @@ def test_in_the_metadata(box):
     a, b, c = three(box)
     b.kill9()
     kept = box.path("kept")
-    shutil.copytree(raft_of(b), kept)
+    copy_folder(raft_of(b), kept)
     for at in (16, 24):  # the term, the vote; the file with the higher version counts
         for name in [x for x in ("metadata1", "metadata2") if os.path.exists(os.path.join(raft_of(b), x))]:
             with open(os.path.join(raft_of(b), name), "r+b") as f:
@@ -187,9 +187,9 @@ def test_in_the_metadata(box):
             continue  # in this term it had no vote to forget
         refused(b)
         shutil.rmtree(raft_of(b))
-        shutil.copytree(kept, raft_of(b))
+        copy_folder(kept, raft_of(b))
     shutil.rmtree(raft_of(b))
-    shutil.copytree(kept, raft_of(b))
+    copy_folder(kept, raft_of(b))
     b.restart()
     assert rows_of(b) == ALL
     box.same_files(a, b, c)

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from cluster import plain, scaled
+from cluster import copy_folder, plain, scaled
 
 
 def lost_cluster(box, rows=50):
@@ -21,7 +21,7 @@ def lost_cluster(box, rows=50):
     kept = box.path("b-kept")
     os.mkdir(kept)
     shutil.copy(b.path, kept)
-    shutil.copytree(b.path + "-dust", os.path.join(kept, "b.db-dust"))
+    copy_folder(b.path + "-dust", os.path.join(kept, "b.db-dust"))
     for m in (a, b):
         os.unlink(m.path)
         shutil.rmtree(m.path + "-dust")
@@ -57,7 +57,7 @@ def test_from_one_survivor(box):
     y.sql("INSERT INTO t(v) VALUES('new cluster')")
     box.same_files(x, y)
     shutil.copy(os.path.join(kept, "b.db"), b.path)
-    shutil.copytree(os.path.join(kept, "b.db-dust"), b.path + "-dust")
+    copy_folder(os.path.join(kept, "b.db-dust"), b.path + "-dust")
     b.restart(open_=False)
     c.restart(open_=False)
     opens = [m.start("open", conn="main", path=m.path) for m in (b, c)]
@@ -101,8 +101,6 @@ def test_not_on_a_live_cluster(box):
     e = c.error("SELECT dust_recover(?, ?)", c.path, new)
     assert e.name == "SQLITE_BUSY" and "open" in e.text, e
     c.sql("INSERT INTO t(v) VALUES(2)")  # its locks are what they were
-    e = w.open_error(c.path)
-    assert "process" in e.text, e
     c.kill9()
     e = w.error("SELECT dust_recover(?, ?)", c.path, new)
     assert a.address in e.text and b.address in e.text and "majority" in e.text, e

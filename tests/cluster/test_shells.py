@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from cluster import address, different
+from cluster import address, different, plain
 
 
 @pytest.mark.sanitize
@@ -66,14 +66,21 @@ def test_restore_and_clone_through_shell(box):
     assert saved.run("SELECT sum(x) FROM t;").strip() == "125250"
 
 
-def test_second_process_is_told_who_has_it(box):
+def test_second_process_shares_it(box):
+    """A shell on a member that another one hosts reads and writes as that one does, and goes on without it."""
     a = box.shell(box.path("a.db"), "a")
     a.run("SELECT dust_start('%s');" % address())
     a.run("CREATE TABLE t(x);")
     other = box.shell(name="other")
-    said = other.fails(".open a.db\nSELECT * FROM t;")
-    assert str(a.pid) in said, said
-    assert a.run("SELECT count(*) FROM t;").strip() == "0"
+    other.run(".timeout 30000\n.open a.db")
+    assert other.run("INSERT INTO t VALUES(1) RETURNING x; SELECT dust_role();").split() == ["1", "leader"]
+    assert a.run("SELECT count(*) FROM t;").strip() == "1"
+    a.send(".quit")
+    assert a.end() == 0
+    assert other.run("INSERT INTO t VALUES(2); SELECT count(*) FROM t;").strip() == "2"
+    other.send(".quit")
+    assert other.end() == 0
+    assert plain(box.path("a.db"), "SELECT sum(x) FROM t") == [(3,)]
 
 
 def test_open_again_and_several_connections(box):

@@ -19,7 +19,7 @@ import time
 import zlib
 
 import replay
-from cluster import LIB, PYTHON, SLOW, Member, child_env, scaled
+from cluster import LIB, PYTHON, SLOW, Member, child_env, copy_folder, scaled
 
 RECORD = os.path.abspath(
     os.environ.get("CRASH_RECORD", os.path.join(os.path.dirname(LIB), "tests", "librecord.so")))
@@ -44,7 +44,7 @@ class Recording:
 
     def begin(self):
         """What is in the folder now is on disk."""
-        shutil.copytree(self.live, self.before)
+        copy_folder(self.live, self.before)
 
     def remove(self):
         """What is no longer needed of it."""

@@ -1,6 +1,6 @@
 """Runs the tests of all suites, on up to three builds; called by tools/check, which installs what they need.
 
-    check.py [quick] [normal|asan|tsan ...] [unit|fuzz|sim|sql|cluster|crash|nth|faults ...]
+    check.py [quick] [normal|asan|tsan ...] [unit|fuzz|sim|sql|cluster|attach|crash|nth|faults ...]
 
 With names of builds or suites, only those. Each unit program and each Python file is one run, with a time limit and a
 log of its own in BUILD/check/. What fails is printed. The last line is the sum: N passed, N failed, N skipped.
@@ -20,7 +20,9 @@ import xml.etree.ElementTree
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = "/usr/bin/python3"
 CORES = os.cpu_count() or 1
-SUITES = ["unit", "fuzz", "sim", "sql", "cluster", "crash", "nth", "faults"]
+SUITES = ["unit", "fuzz", "sim", "sql", "cluster", "attach", "crash", "nth", "faults"]
+
+SANITIZED = {"cluster": "sanitize", "attach": "sanitize", "faults": "sanitize"}
 
 # san: what meson is told. suites: those that run. select: which Python tests (pytest -m). slow, scale: DUST_SLOW,
 # DUST_SCALE.
@@ -29,18 +31,18 @@ BUILDS = {
     "asan": {
         "dir": "build-asan",
         "options": ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
-        "suites": ["unit", "fuzz", "sql", "cluster", "faults"], "select": {"cluster": "sanitize", "faults": "sanitize"}, "slow": 4, "scale": 0.25,
+        "suites": ["unit", "fuzz", "sql", "cluster", "attach", "faults"], "select": SANITIZED, "slow": 4, "scale": 0.25,
         "preload": "libasan.so",
     },
     "tsan": {
         "dir": "build-tsan",
         "options": ["-Db_sanitize=thread", "-Db_lundef=false", "-Db_ndebug=false", "-Dbench=false"],
-        "suites": ["unit", "fuzz", "cluster", "faults"], "select": {"cluster": "sanitize", "faults": "sanitize"}, "slow": 4, "scale": 0.25,
+        "suites": ["unit", "fuzz", "cluster", "attach", "faults"], "select": SANITIZED, "slow": 4, "scale": 0.25,
         "preload": "libtsan.so",
     },
 }
 LIMIT = {  # seconds, one run
-    "unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400, "crash": 400, "nth": 600, "faults": 600,
+    "unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400, "attach": 400, "crash": 400, "nth": 600, "faults": 600,
 }
 MUTATIONS = 20000  # of the corpus of a fuzz target
 
@@ -296,7 +298,7 @@ def main(args):
         run_all([r for r in runs if r.suite == "sim"], 1)
         run_all([r for r in runs if r.suite in ("unit", "fuzz", "sql")], jobs)
         # Members that get no processor lose their leadership: at most as many of these at once as there are cores for.
-        run_all([r for r in runs if r.suite in ("cluster", "crash", "nth", "faults")], max(1, jobs // 2))
+        run_all([r for r in runs if r.suite in ("cluster", "attach", "crash", "nth", "faults")], max(1, jobs // 2))
         shutil.rmtree(os.path.join(build["path"], "check", "tmp"), ignore_errors=True)
     say("done")
     print("%(passed)d passed, %(failed)d failed, %(skipped)d skipped" % total, flush=True)

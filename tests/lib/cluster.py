@@ -26,6 +26,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import tempfile
 import threading
@@ -427,6 +428,13 @@ class Shell(Process):
         said = "".join(self.stderr)[-len(self.said) - 1000:] if not self.said else self.said
         assert said, "no error, but %r" % out
         return said
+
+
+def copy_folder(source, to):
+    """Of a member or of several, without the sockets of processes that are there."""
+    def sockets(folder, names):
+        return [x for x in names if stat.S_ISSOCK(os.lstat(os.path.join(folder, x)).st_mode)]
+    shutil.copytree(source, to, ignore=sockets)
 
 
 def plain(path, sql, *params, timeout=30.0):

@@ -17,7 +17,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
-from cluster import LIB, PYTHON, SLOW, child_env, free_port  # noqa: E402
+from cluster import LIB, PYTHON, SLOW, child_env, copy_folder, free_port  # noqa: E402
 
 NTH = os.environ.get("NTH_LIBRARY") or os.path.join(os.path.dirname(LIB), "tests", "libnth.so")
 MEMORY, DISK, NETWORK, LOOP = 1, 2, 4, 8
@@ -79,7 +79,7 @@ class Loop:
 
     def place(self):
         shutil.rmtree(self.live, ignore_errors=True)
-        shutil.copytree(self.made, self.live)
+        copy_folder(self.made, self.live)
 
     def one(self, kind, mode, n):
         """A run in which the nth call fails (0: none), and a look at what it left."""
