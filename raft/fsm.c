@@ -206,8 +206,11 @@ static void adapt_thresholds(struct node *n)
     uint64_t average = entries != 0 ? n->fsm.log_bytes / entries + 1 : 1;
     uint64_t trailing = TRAILING_BYTES / average;
 
-    if (n->opt.mode == NODE_BOOTSTRAP && inside_snapshot_index(&n->raft) == 0) {
-        return; /* the first snapshot is taken at once: what the database held at the start is in no log */
+    if (n->opt.mode != NODE_JOIN && inside_snapshot_index(&n->raft) == 0) {
+        /* The first snapshot is taken at once (node.c); also by a member that was killed before it had one. */
+        raft_set_snapshot_threshold(&n->raft, 2);
+        raft_set_snapshot_trailing(&n->raft, 1);
+        return;
     }
     raft_set_snapshot_threshold(&n->raft, n->fsm.log_bytes >= LOG_BYTES_MAX ? 1 : THRESHOLD_ENTRIES);
     raft_set_snapshot_trailing(&n->raft, trailing < TRAILING_MAX ? (unsigned)trailing + 1 : TRAILING_MAX);

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cluster import SLOW, plain, wait_until
+from cluster import Dead, SLOW, plain, wait_until
 
 
 def roles(m):
@@ -201,3 +201,23 @@ def test_status_and_functions(box):
     # Tables are read-only.
     assert a.error("INSERT INTO dust_members(id) VALUES(1)").text
     assert a.error("DELETE FROM dust_log").text
+
+
+def test_killed_as_it_was_started(box):
+    """Before its log began with a snapshot: it gets one when it is started again, and others can join."""
+    for i in range(20):
+        a = box.member("a%d" % i)
+        a.open(a.path)
+        a.sql("CREATE TABLE t(x)")
+        with pytest.raises(Dead):
+            a.py("import signal\nconn.execute('SELECT dust_start(?)', (arg,))\nos.kill(os.getpid(), signal.SIGKILL)",
+                 a.address)
+        if not [x for x in os.listdir(a.path + "-dust/raft") if x.startswith("snapshot-")]:
+            break
+    else:
+        pytest.fail("the first snapshot is always there")
+    a.restart()
+    b = box.member("b").join(a)
+    b.sql("INSERT INTO t VALUES(1)")
+    assert a.one("SELECT x FROM t") == 1
+    box.same_files(a, b)
