@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -130,7 +131,8 @@ int link_listen(int *fd, const char *dir, struct err *e)
     snprintf(path, sizeof path, "%s/socket", dir);
     unlink(path);
     *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (*fd < 0 || bind(*fd, (struct sockaddr *)&a, sizeof a) != 0 || listen(*fd, BACKLOG) != 0) {
+    /* The mode that it has before it is bound is that of its name. */
+    if (*fd < 0 || fchmod(*fd, 0600) != 0 || bind(*fd, (struct sockaddr *)&a, sizeof a) != 0 || listen(*fd, BACKLOG) != 0) {
         rv = err_sys(e, errno, "cannot listen on %s", path);
         if (*fd >= 0) {
             close(*fd);

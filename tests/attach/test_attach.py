@@ -1,11 +1,12 @@
 """Several processes on one member: one hosts it, the others are attached, and any of them takes over."""
 import os
+import shutil
 import subprocess
 import time
 
 import pytest
 
-from cluster import LIB, SLOW, SqlError, Worker, child_env, scaled, wait_until
+from cluster import LIB, PYTHON, SLOW, SqlError, Worker, child_env, scaled, wait_until
 
 # Counts up with several threads, a connection each: by single statements, or in transactions that read first. Each count
 # is noted once it is acknowledged.
@@ -244,6 +245,96 @@ def test_one_that_stands_still(box):
     a.sql("INSERT INTO t VALUES('after')", timeout=20)
     assert "attached_1" not in a.status()
     assert a.sql("SELECT * FROM t") == [("after",)]
+
+
+def test_turn_of_one_that_stands_still(box):
+    """Stopped in the middle of its transaction, it loses the turn; and when it goes on, it is told."""
+    a, b, c = three(box)
+    w = attach(box, a, "w")
+    w.call("sql", conn="main", sql="BEGIN IMMEDIATE", params=[])
+    w.call("sql", conn="main", sql="UPDATE counter SET n = 100 WHERE id = 0", params=[])
+    w.freeze()
+    a.sql("UPDATE counter SET n = n + 1 WHERE id = 0", timeout=50)  # after the turn's 30 s
+    b.sql("UPDATE counter SET n = n + 1 WHERE id = 0", timeout=10)
+    w.thaw()
+    with pytest.raises(SqlError) as e:
+        w.call("sql", conn="main", sql="COMMIT", params=[])
+    assert e.value.name == "SQLITE_BUSY_SNAPSHOT", e.value
+    box.same_files(a, b, c)
+    assert c.one("SELECT n FROM counter WHERE id = 0") == 2
+
+
+def test_a_snapshot_held_for_long(box):
+    """By a process that stands still: it costs no more than the pages it holds, and those that have come since."""
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+    a.sql("WITH r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 200) INSERT INTO t SELECT i, randomblob(3000) FROM r")
+    w = attach(box, a, "w")
+    w.call("sql", conn="main", sql="BEGIN", params=[])
+    before = w.call("sql", conn="main", sql="SELECT sum(length(x)), total(unicode(x)) FROM t", params=[])
+    w.freeze()
+    frames = []
+    for _ in range(4):
+        a.py("""
+            for i in range(arg):
+                conn.execute("UPDATE t SET x = randomblob(3000) WHERE id = ?", (i * 37 % 200 + 1,))
+            """, scaled(1500), timeout=200)
+        frames.append(a.status()["frames"])
+    s = a.status()
+    assert "1 snapshots" in s["attached_1"] and str(w.pid) in s["attached_1"], s
+    assert max(frames) <= 256 * 8, frames  # 200 rows on 200 pages: twice that, and what is not folded yet
+    log = sum(os.path.getsize(os.path.join(a.path + "-dust/raft", x)) for x in os.listdir(a.path + "-dust/raft"))
+    assert log < 64 << 20, log
+    w.thaw()
+    assert w.call("sql", conn="main", sql="SELECT sum(length(x)), total(unicode(x)) FROM t", params=[]) == before
+    w.call("sql", conn="main", sql="COMMIT", params=[])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user takes root")
+def test_another_user(box):
+    """Without rights on the files nothing can be read, mapped, or sent."""
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(x)")
+    a.sql("INSERT INTO t VALUES('secret')")
+    os.chmod(box.dir, 0o755)
+    os.chmod(a.path, 0o644)  # the plain file is its owner's own business
+    code = """
+import os, socket, sqlite3, sys
+os.setgid(65534)
+os.setuid(65534)
+lib, path = sys.argv[1:]
+for name in ("pages", "socket", "member", "sums-live", "host"):
+    try:
+        os.open(path + "-dust/" + name, os.O_RDONLY)
+        print("could open", name)
+    except PermissionError:
+        pass
+s = socket.socket(socket.AF_UNIX)
+try:
+    s.connect(path + "-dust/socket")
+    print("could connect")
+except PermissionError:
+    pass
+c = sqlite3.connect(":memory:")
+c.enable_load_extension(True)
+c.load_extension(lib)
+for sql in ("SELECT * FROM t", "INSERT INTO t VALUES(1)"):
+    try:
+        c = sqlite3.connect(path, timeout=5, isolation_level=None)
+        print(sql, c.execute(sql).fetchall())
+    except sqlite3.Error as e:
+        assert "cannot open" in str(e), e
+"""
+    lib = box.path("libdust.so")
+    shutil.copy(LIB, lib)
+    os.chmod(lib, 0o755)
+    p = subprocess.run([PYTHON, "-c", code, lib, a.path], capture_output=True, text=True, env=child_env(), cwd="/")
+    assert p.returncode == 0 and p.stdout == "", p
+    assert a.sql("SELECT * FROM t") == [("secret",)]
+    os.chmod(a.path + "-dust", 0o755)  # and even if the folder is opened to all by mistake
+    p = subprocess.run([PYTHON, "-c", code, lib, a.path], capture_output=True, text=True, env=child_env(), cwd="/")
+    assert p.returncode == 0 and p.stdout == "", p
+    assert a.sql("SELECT * FROM t") == [("secret",)]
 
 
 def test_leaving(box):
