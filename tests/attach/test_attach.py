@@ -303,7 +303,7 @@ import os, socket, sqlite3, sys
 os.setgid(65534)
 os.setuid(65534)
 lib, path = sys.argv[1:]
-for name in ("pages", "socket", "member", "sums-live", "host"):
+for name in ("pages", "socket", "member", "sums", "host"):
     try:
         os.open(path + "-dust/" + name, os.O_RDONLY)
         print("could open", name)
