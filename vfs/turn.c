@@ -198,22 +198,16 @@ void turn_ask(struct turn *t, struct ticket *k, uint32_t lease_ms)
     }
 }
 
-void turn_drop(struct turn *t, struct ticket *k)
+/* Under the mutex: give up the place in the queue (if `place`) and the turn. True: the owner of the gate has to know. */
+static bool give_up(struct turn *t, struct ticket *k, bool place)
 {
-    pthread_mutex_lock(&t->mutex);
-    if (k->state == TICKET_WAITING) {
+    bool had = t->holder == k;
+
+    if (place && k->state == TICKET_WAITING) {
         dequeue(t, k);
         k->state = TICKET_IDLE;
+        had = true;
     }
-    pthread_mutex_unlock(&t->mutex);
-    turn_pass(t, k);
-}
-
-void turn_pass(struct turn *t, struct ticket *k)
-{
-    bool tell;
-
-    pthread_mutex_lock(&t->mutex);
     if (t->holder == k) {
         t->holder = NULL;
         grant_next(t);
@@ -221,11 +215,29 @@ void turn_pass(struct turn *t, struct ticket *k)
     if (k->state != TICKET_WAITING) {
         k->state = TICKET_IDLE;
     }
-    tell = t->holder == NULL && !t->open;
+    return had && t->holder == NULL && !t->open;
+}
+
+static void give_up_and_tell(struct turn *t, struct ticket *k, bool place)
+{
+    bool tell;
+
+    pthread_mutex_lock(&t->mutex);
+    tell = give_up(t, k, place);
     pthread_mutex_unlock(&t->mutex);
     if (tell) {
         t->notify(t->ctx);
     }
+}
+
+void turn_drop(struct turn *t, struct ticket *k)
+{
+    give_up_and_tell(t, k, true);
+}
+
+void turn_pass(struct turn *t, struct ticket *k)
+{
+    give_up_and_tell(t, k, false);
 }
 
 bool turn_held(struct turn *t, struct ticket *k)
