@@ -522,6 +522,9 @@ static int fold_marks(
     int rv;
 
     pthread_mutex_lock(&db->fold_mutex);
+    if (!marked && db->sums != NULL) {
+        sums_set(db->sums, 1, 0); /* if it can be neither finished nor undone now, page 1 may be the new one */
+    }
     rv = checkpoint_fold(db->base, db->file, db->path, &src, e);
     if (rv == DUST_OK && marked && db->sums != NULL) {
         rv = database_sums_renew(db, id, n_pages, e);
