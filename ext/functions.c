@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ext/backup.h"
 #include "ext/call.h"
 #include "ext/lib.h"
 #include "ext/recover.h"
@@ -174,19 +175,19 @@ static int fn_leave(struct hosted *h, const struct cell *args, struct rows *out,
 
 static const struct callable callables[] = {
     {"dust_leave", 0, 1, fn_leave, true},
-    {"dust_id", 0, 1, fn_id},
-    {"dust_role", 0, 1, fn_role},
-    {"dust_leader", 0, 1, fn_leader},
-    {"dust_head", 0, 1, fn_head},
-    {"dust_index", 0, 1, fn_index},
-    {"dust_wait", 2, 1, fn_wait},
+    {"dust_id", 0, 1, fn_id, false},
+    {"dust_role", 0, 1, fn_role, false},
+    {"dust_leader", 0, 1, fn_leader, false},
+    {"dust_head", 0, 1, fn_head, false},
+    {"dust_index", 0, 1, fn_index, false},
+    {"dust_wait", 2, 1, fn_wait, false},
     {"dust_remove", 1, 1, fn_remove, true},
     {"dust_promote", 1, 1, fn_promote, true},
     {"dust_demote", 1, 1, fn_demote, true},
     {"dust_transfer", 1, 1, fn_transfer, true},
-    {"dust_checkpoint", 0, 1, fn_checkpoint},
-    {"dust_outcome", 1, 1, fn_outcome},
-    {"dust_outcome", 2, 1, fn_outcome_after},
+    {"dust_checkpoint", 0, 1, fn_checkpoint, false},
+    {"dust_outcome", 1, 1, fn_outcome, false},
+    {"dust_outcome", 2, 1, fn_outcome_after, false},
 };
 #define N_CALLABLES (sizeof callables / sizeof callables[0])
 
@@ -408,10 +409,30 @@ static void fn_join(struct args *a, struct hosted *h)
     text(a, h->address);
 }
 
+static void fn_backup(struct args *a, struct hosted *h)
+{
+    char said[100];
+    int n, size;
+    struct err e;
+
+    if (h == NULL) {
+        err_set(&e, DUST_MISUSE, "dust_backup(): this connection's database is not a member of a cluster; VACUUM INTO copies it");
+        fail(a, &e);
+        return;
+    }
+    if (backup_run(a->c->lib, h->db->path, arg_text(a, 0), &n, &size, &e) != DUST_OK) {
+        fail(a, &e);
+        return;
+    }
+    snprintf(said, sizeof said, "%d pages of %d bytes", n, size);
+    text(a, said);
+}
+
 static const struct function functions[] = {
     {"dust_version", 0, fn_version},
     {"dust_start", 1, fn_start},
     {"dust_join", 2, fn_join},
+    {"dust_backup", 1, fn_backup},
     {"dust_recover", 2, fn_recover},
     {"dust_recover", 3, fn_recover},
 };

@@ -207,11 +207,11 @@ static const struct table {
     struct callable fill; /* answered by the process that hosts the member */
     const char *schema;
 } tables[] = {
-    {{"dust_members", 0, 9, fill_members},
+    {{"dust_members", 0, 9, fill_members, false},
         "CREATE TABLE x(id INTEGER, address TEXT, role TEXT, state TEXT, is_self INTEGER, is_leader INTEGER, "
         "match_index INTEGER, lag INTEGER, last_contact_ms INTEGER)"},
-    {{"dust_status", 0, 2, fill_status}, "CREATE TABLE x(name TEXT, value)"},
-    {{"dust_log", 0, 9, fill_log},
+    {{"dust_status", 0, 2, fill_status, false}, "CREATE TABLE x(name TEXT, value)"},
+    {{"dust_log", 0, 9, fill_log, false},
         "CREATE TABLE x(idx INTEGER, term INTEGER, kind TEXT, id TEXT, parent TEXT, origin INTEGER, n_pages INTEGER, "
         "bytes INTEGER, statements TEXT)"},
 };
