@@ -1,6 +1,6 @@
 """Runs the tests of all suites, on up to three builds; called by tools/check, which installs what they need.
 
-    check.py [quick] [normal|asan|tsan ...] [unit|fuzz|sim|sql|cluster|attach|crash|nth|faults ...]
+    check.py [quick] [normal|asan|tsan ...] [unit|fuzz|sim|sql|cluster|attach|command|crash|nth|faults ...]
 
 With names of builds or suites, only those. Each unit program and each Python file is one run, with a time limit and a
 log of its own in BUILD/check/. What fails is printed. The last line is the sum: N passed, N failed, N skipped.
@@ -20,7 +20,7 @@ import xml.etree.ElementTree
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = "/usr/bin/python3"
 CORES = os.cpu_count() or 1
-SUITES = ["unit", "fuzz", "sim", "sql", "cluster", "attach", "crash", "nth", "faults"]
+SUITES = ["unit", "fuzz", "sim", "sql", "cluster", "attach", "command", "crash", "nth", "faults"]
 
 SANITIZED = {"cluster": "sanitize", "attach": "sanitize", "faults": "sanitize"}
 
@@ -42,7 +42,7 @@ BUILDS = {
     },
 }
 LIMIT = {  # seconds, one run
-    "unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400, "attach": 400, "crash": 400, "nth": 600, "faults": 600,
+    "unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400, "attach": 400, "command": 300, "crash": 400, "nth": 600, "faults": 600,
 }
 MUTATIONS = 20000  # of the corpus of a fuzz target
 
@@ -300,7 +300,7 @@ def main(args):
         run_all([r for r in runs if r.suite == "sim"], 1)
         run_all([r for r in runs if r.suite in ("unit", "fuzz", "sql")], jobs)
         # Members that get no processor lose their leadership: at most as many of these at once as there are cores for.
-        run_all([r for r in runs if r.suite in ("cluster", "attach", "crash", "nth", "faults")], max(1, jobs // 2))
+        run_all([r for r in runs if r.suite in ("cluster", "attach", "command", "crash", "nth", "faults")], max(1, jobs // 2))
         shutil.rmtree(os.path.join(build["path"], "check", "tmp"), ignore_errors=True)
     say("done")
     print("%(passed)d passed, %(failed)d failed, %(skipped)d skipped" % total, flush=True)
