@@ -23,6 +23,7 @@ all. Names are put together from the operations kept, in their order: a rename w
 creates it. Contents of a mapped file (`pages`, -shm) are noise after a crash.
 """
 import os
+import stat
 import struct
 
 BLOCK = 4096
@@ -460,6 +461,8 @@ class Disk:
         for path, _, files in os.walk(folder):
             for name in files:
                 p = os.path.relpath(os.path.join(path, name), folder)
+                if stat.S_ISSOCK(os.lstat(os.path.join(path, name)).st_mode):
+                    continue  # holds nothing, and is made anew
                 there.add(p)
                 if is_noise(p):
                     continue
