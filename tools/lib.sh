@@ -13,15 +13,15 @@ dust_die() {
     exit 1
 }
 
-# Install what is missing, with apt. Does nothing, and needs neither root nor network, when nothing is.
+# Install what is missing of that, and of what is named, with apt. Does nothing, and needs neither root nor network, when nothing is.
 dust_install() {
     local missing=() p sudo=()
 
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-        dust_say "no apt here: going on with what is there (needed, by their Debian names: $(echo $dust_packages))"
+        dust_say "no apt here: going on with what is there (needed, by their Debian names: $(echo $dust_packages "$@"))"
         return 0
     fi
-    for p in $dust_packages; do
+    for p in $dust_packages "$@"; do
         if [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" != installed ]; then
             missing+=("$p")
         fi
