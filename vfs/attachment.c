@@ -178,6 +178,7 @@ static bool has_turn(struct database *db, struct attachment *a)
 static bool take_over(struct database *db, struct attachment *a)
 {
     struct store *old;
+    struct head_info head, agreed;
     uint32_t slot, turn;
     struct err e;
     int rv;
@@ -189,7 +190,14 @@ static bool take_over(struct database *db, struct attachment *a)
     store_set_state(old, STORE_SUPERSEDED);
     database_hold_for_old(db, true);
     turn = store_turn_of(old, &slot);
-    database_reserve_turn(db, turn == a->owner && !has_turn(db, a) ? 0 : turn);
+    turn = turn == a->owner && !has_turn(db, a) ? 0 : turn;
+    store_head(old, &head);
+    store_agreed(old, &agreed);
+    if (turn != 0 || head.seq == agreed.seq) {
+        database_reserve_turn(db, turn);
+    } else {
+        database_reserve_for_sent(db, &head.id);
+    }
     rv = a->takeover.take_over(a->takeover.ctx, db, &e);
     if (rv != DUST_OK) {
         database_hold_for_old(db, false);

@@ -155,6 +155,12 @@ void database_reserve_turn(struct database *db, uint32_t owner)
     }
 }
 
+void database_reserve_for_sent(struct database *db, const struct vid *head)
+{
+    db->awaited = *head;
+    database_reserve_turn(db, RESERVED_FOR_SENT);
+}
+
 void database_unreserve_turn(struct database *db, uint32_t owner)
 {
     if (owner != 0 && atomic_compare_exchange_strong(&db->reserved_for, &owner, 0)) {

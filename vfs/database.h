@@ -38,7 +38,9 @@ struct database {
     struct attachment *attachment; /* NULL: this process has been the host from the beginning */
     struct turn turn;
     struct ticket reserved; /* holds the turn for an attached process that had it from the host before */
-    _Atomic uint32_t reserved_for; /* that process's number then; 0: none */
+    _Atomic uint32_t reserved_for; /* that process's number then; 0: none; RESERVED_FOR_SENT: whoever has sent `awaited` */
+    struct vid awaited;            /* the head of the host before, which was not agreed; set before this one serves */
+    _Atomic int taking_again;      /* how many in this process find out what became of what they had sent to it */
     struct replicator rep;
     struct report report;
     sqlite3_vfs *base;  /* the VFS underneath, of the SQLite copy that opened the member first */
@@ -113,6 +115,10 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
 
 /* A new host: keep the turn for the process that had it from the one before, or give it up if it is kept for that one. */
 void database_reserve_turn(struct database *db, uint32_t owner);
+
+/* Likewise, for those who had sent transactions to it, up to the version `head`, and will send them again. */
+#define RESERVED_FOR_SENT UINT32_MAX
+void database_reserve_for_sent(struct database *db, const struct vid *head);
 void database_unreserve_turn(struct database *db, uint32_t owner);
 
 /* As database_hold, waiting for the one that is running; for as long as what a former host had is still being read. */

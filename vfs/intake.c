@@ -184,8 +184,8 @@ static int commit_here(struct database *db, struct sealed *sealed, uint32_t read
     return rv;
 }
 
-int intake_here(struct database *db, const struct sealed *sealed, bool again, uint32_t slot, struct snap *snap,
-    uint64_t *after, uint64_t until_ms, struct err *e)
+static int take_here(struct database *db, const struct sealed *sealed, bool again, bool kept, uint32_t slot,
+    struct snap *snap, uint64_t *after, uint64_t until_ms, struct err *e)
 {
     struct sealed *copy;
     uint32_t reader;
@@ -202,6 +202,8 @@ int intake_here(struct database *db, const struct sealed *sealed, bool again, ui
             store_pin(db->store, slot, snap);
             return DUST_OK;
         }
+    }
+    if (again || kept) {
         wait_for_parent(db, &sealed->parent, clock_ms() + PARK_MS); /* if it does not come, the stage says so */
     }
     rv = store_slot_take(db->store, &reader, e);
@@ -212,6 +214,17 @@ int intake_here(struct database *db, const struct sealed *sealed, bool again, ui
     rv = copy != NULL ? commit_here(db, copy, reader, slot, snap, after, until_ms, e)
                       : err_set(e, DUST_NOMEM, "out of memory");
     store_slot_give(db->store, reader);
+    return rv;
+}
+
+int intake_here(struct database *db, const struct sealed *sealed, bool again, bool kept, uint32_t slot, struct snap *snap,
+    uint64_t *after, uint64_t until_ms, struct err *e)
+{
+    int rv;
+
+    atomic_fetch_add(&db->taking_again, 1);
+    rv = take_here(db, sealed, again, kept, slot, snap, after, until_ms, e);
+    atomic_fetch_sub(&db->taking_again, 1);
     return rv;
 }
 
@@ -339,6 +352,14 @@ static bool search(struct guest *g)
     return true;
 }
 
+/* It has never been sent; but what it stands on may have been, to the host before, and be on its way again. */
+static void wait_parked(struct guest *g)
+{
+    g->intake.result = INTAKE_NOT_FOUND;
+    g->intake.parked = true;
+    g->intake.park_until_ms = clock_ms() + PARK_MS;
+}
+
 void intake_look(struct guest *g, uint64_t now)
 {
     struct intake *in = &g->intake;
@@ -428,7 +449,11 @@ bool intake_part(struct guest *g, const struct link_msg *m)
         if (in->c.again) {
             return search(g);
         }
-        stage_or_refuse(g);
+        if (in->c.turn) {
+            wait_parked(g);
+        } else {
+            stage_or_refuse(g);
+        }
     }
     return true;
 }

@@ -472,7 +472,7 @@ static int commit_once(struct dfile *f, const struct sealed *sealed, bool *again
         return DUST_CLOSED; /* it changes just now */
     }
     if (rv == DUST_EXISTS) {
-        return intake_here(f->db, sealed, *again, slot, &f->next_snap, after, until, e);
+        return intake_here(f->db, sealed, *again, f->remote.old_turn, slot, &f->next_snap, after, until, e);
     }
     rv = send_commit(f, sealed, slot, *again, until);
     *again = true;

@@ -281,12 +281,33 @@ static void accept_all(struct service *s)
     }
 }
 
+/* The turn is kept for those who had sent transactions to the host before: until all of them are here, or nobody is about
+ * to send any more. */
+static uint64_t look_at_sent(struct service *s, uint64_t now, bool *watch)
+{
+    bool busy = atomic_load(&s->db->taking_again) != 0;
+
+    store_watching(s->db->store, true); /* before looking */
+    for (const struct guest *g = s->first; g != NULL; g = g->next) {
+        busy = busy || g->intake.under_way;
+    }
+    if (store_seq_of(s->db->store, &s->db->awaited) != 0 || (!busy && now >= s->started_ms + RESERVE_MS)) {
+        database_unreserve_turn(s->db, RESERVED_FOR_SENT);
+        return UINT64_MAX;
+    }
+    *watch = true;
+    return now < s->started_ms + RESERVE_MS ? s->started_ms + RESERVE_MS : now + RESERVE_MS;
+}
+
 /* The process that the turn is kept for may have ended together with the host before. Returns when to look again. */
-static uint64_t look_at_reserved(struct service *s, uint64_t now)
+static uint64_t look_at_reserved(struct service *s, uint64_t now, bool *watch)
 {
     uint32_t owner = atomic_load(&s->db->reserved_for);
     const struct guest *g = s->first;
 
+    if (owner == RESERVED_FOR_SENT) {
+        return look_at_sent(s, now, watch);
+    }
     while (g != NULL && (!g->primary || g->owner_before != owner)) {
         g = g->next;
     }
@@ -303,8 +324,8 @@ static uint64_t look_at_reserved(struct service *s, uint64_t now)
 /* Whatever waits for time or versions. Returns when to look again. */
 static uint64_t look(struct service *s, uint64_t now)
 {
-    uint64_t next = s->listen_again_ms, reserved = look_at_reserved(s, now);
     bool watch = false;
+    uint64_t next = s->listen_again_ms, reserved = look_at_reserved(s, now, &watch);
 
     next = reserved < next ? reserved : next;
     for (struct guest *g = s->first; g != NULL; g = g->next) {
