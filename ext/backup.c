@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "ext/folder.h"
-#include "ext/registry.h"
+#include "ext/lib.h"
 #include "vfs/file.h"
 
 #define STEP_PAGES 256
@@ -28,18 +28,6 @@ static int failed(const sqlite3_api_routines *api, sqlite3 *db, int rc, const ch
                                                                           : DUST_IO;
 
     return err_set(e, code, "cannot copy %s: %s", path, db != NULL ? api->errmsg(db) : "out of memory");
-}
-
-static int one_int(const sqlite3_api_routines *api, sqlite3 *db, const char *sql)
-{
-    sqlite3_stmt *stmt = NULL;
-    int n = 0;
-
-    if (api->prepare_v2(db, sql, -1, &stmt, NULL) == SQLITE_OK && api->step(stmt) == SQLITE_ROW) {
-        n = api->column_int(stmt, 0);
-    }
-    api->finalize(stmt);
-    return n;
 }
 
 static int copy(struct sqlite_lib *lib, const char *path, const char *partial, int *n_pages, int *page_size, struct err *e)
@@ -75,7 +63,7 @@ static int copy(struct sqlite_lib *lib, const char *path, const char *partial, i
     if (rc != SQLITE_OK) {
         rv = failed(api, to, rc, path, e);
     } else {
-        *page_size = one_int(api, from, "PRAGMA page_size");
+        *page_size = lib_int(lib, from, "PRAGMA page_size");
     }
 out:
     api->close(to);
@@ -127,5 +115,11 @@ int backup_run(struct sqlite_lib *lib, const char *path, const char *dest, int *
         rv = finish(partial, full, e);
     }
     unlink(partial);
-    return rv == DUST_OK ? folder_flush_parent(full, e) : rv;
+    if (rv == DUST_OK) {
+        rv = folder_flush_parent(full, e);
+        if (rv != DUST_OK) {
+            unlink(full);
+        }
+    }
+    return rv;
 }

@@ -1,11 +1,11 @@
-/* backup - an ordinary SQLite database with what a member has, made while writes go on. */
+/* backup - an ordinary SQLite database with what another one has, a member's mostly, made while writes go on. */
 #ifndef DUST_EXT_BACKUP_H
 #define DUST_EXT_BACKUP_H
 
 #include "vfs/err.h"
 #include "vfs/lib.h"
 
-/* Copy the member's database `path`, as of one version, to `dest`, which must not exist. It is written under the name
+/* Copy the database `path`, a member's or any other without marks, as of one moment, to `dest`, which must not exist. It is written under the name
  * DEST.partial, flushed, and then given its own, so that a file of that name is always whole. Writers and readers are not
  * held up; the copy has no marks of dust's. *n_pages: how many, *page_size bytes each.
  *

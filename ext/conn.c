@@ -18,6 +18,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "ext/lib.h"
 #include "vfs/forked.h"
 
 static struct {
@@ -85,15 +86,10 @@ void conns_forked(void)
 
 static int busy_timeout_of(struct conn *c)
 {
-    const sqlite3_api_routines *api = c->lib->api;
-    sqlite3_stmt *stmt = NULL;
-    int ms = 0;
+    int ms;
 
     c->inside = true;
-    if (api->prepare_v2(c->db, "PRAGMA busy_timeout", -1, &stmt, NULL) == SQLITE_OK && api->step(stmt) == SQLITE_ROW) {
-        ms = api->column_int(stmt, 0);
-    }
-    api->finalize(stmt);
+    ms = lib_int(c->lib, c->db, "PRAGMA busy_timeout");
     c->inside = false;
     return ms;
 }

@@ -36,6 +36,19 @@ struct sqlite_lib *lib_at(unsigned number)
     return number < LIBS_MAX ? libs.at[number] : NULL;
 }
 
+int lib_int(struct sqlite_lib *lib, sqlite3 *db, const char *sql)
+{
+    const sqlite3_api_routines *api = lib->api;
+    sqlite3_stmt *stmt = NULL;
+    int n = 0;
+
+    if (api->prepare_v2(db, sql, -1, &stmt, NULL) == SQLITE_OK && api->step(stmt) == SQLITE_ROW) {
+        n = api->column_int(stmt, 0);
+    }
+    api->finalize(stmt);
+    return n;
+}
+
 void libs_forked(void)
 {
     pthread_mutex_init(&libs.mutex, NULL);
@@ -195,14 +208,7 @@ static int prepare(struct sqlite_lib *lib, const char *path, struct err *e)
         rv = err_set(e, DUST_REFUSED, "%s cannot become a member: %s", path, text != NULL ? text : api->errmsg(db));
     } else if (api->exec(db, "SELECT 1 FROM pragma_page_count WHERE page_count = 0", NULL, NULL, NULL) == SQLITE_OK) {
         /* An empty file gets its header; any other one keeps its value. */
-        sqlite3_stmt *stmt = NULL;
-        int version = 0;
-
-        if (api->prepare_v2(db, "PRAGMA user_version", -1, &stmt, NULL) == SQLITE_OK && api->step(stmt) == SQLITE_ROW) {
-            version = api->column_int(stmt, 0);
-        }
-        api->finalize(stmt);
-        char *sql = api->mprintf("PRAGMA user_version=%d", version);
+        char *sql = api->mprintf("PRAGMA user_version=%d", lib_int(lib, db, "PRAGMA user_version"));
 
         if (sql == NULL || api->exec(db, sql, NULL, NULL, &text) != SQLITE_OK) {
             rv = err_set(e, DUST_REFUSED, "%s cannot become a member: %s", path, text != NULL ? text : "out of memory");

@@ -61,14 +61,9 @@ int folder_remove(const char *path, struct err *e)
 
 void folder_undo(const char *path, struct err *e)
 {
-    char why[ERR_TEXT_MAX];
-
-    if (folder_remove(path, NULL) == DUST_OK) {
-        return;
+    if (folder_remove(path, NULL) != DUST_OK) {
+        err_add(e, "; and what was begun could not be removed: delete %s-dust before you try again", path);
     }
-    snprintf(why, sizeof why, "%s", e->text);
-    err_set(e, e->code, "%.*s; and what was begun could not be removed: delete %s-dust before you try again",
-        ERR_TEXT_MAX / 2, why, path);
 }
 
 int folder_make(const char *path, struct err *e)

@@ -303,7 +303,7 @@ static int make_ready(struct args *a, struct err *e)
     sqlite3_stmt *stmt = NULL;
     const char *mode = NULL;
     char *why = NULL, *sql;
-    int version = 0, rv = DUST_OK;
+    int rv = DUST_OK;
 
     if (a->api->prepare_v2(a->c->db, "PRAGMA main.journal_mode=DELETE", -1, &stmt, NULL) == SQLITE_OK &&
         a->api->step(stmt) == SQLITE_ROW) {
@@ -319,13 +319,7 @@ static int make_ready(struct args *a, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    stmt = NULL;
-    if (a->api->prepare_v2(a->c->db, "PRAGMA main.user_version", -1, &stmt, NULL) == SQLITE_OK &&
-        a->api->step(stmt) == SQLITE_ROW) {
-        version = a->api->column_int(stmt, 0);
-    }
-    a->api->finalize(stmt);
-    sql = a->api->mprintf("PRAGMA main.user_version=%d", version);
+    sql = a->api->mprintf("PRAGMA main.user_version=%d", lib_int(a->c->lib, a->c->db, "PRAGMA main.user_version"));
     if (sql == NULL || a->api->exec(a->c->db, sql, NULL, NULL, &why) != SQLITE_OK) {
         rv = err_set(e, DUST_REFUSED, "the database cannot be written: %s", why != NULL ? why : "out of memory");
     }
@@ -414,13 +408,10 @@ static void fn_backup(struct args *a, struct hosted *h)
     char said[100];
     int n, size;
     struct err e;
+    const char *path = main_path(a, &e);
 
-    if (h == NULL) {
-        err_set(&e, DUST_MISUSE, "dust_backup(): this connection's database is not a member of a cluster; VACUUM INTO copies it");
-        fail(a, &e);
-        return;
-    }
-    if (backup_run(a->c->lib, h->db->path, arg_text(a, 0), &n, &size, &e) != DUST_OK) {
+    if (path == NULL || (h == NULL && unmarked(a, path, &e) != DUST_OK) ||
+        backup_run(a->c->lib, path, arg_text(a, 0), &n, &size, &e) != DUST_OK) {
         fail(a, &e);
         return;
     }

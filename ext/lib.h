@@ -11,6 +11,9 @@
 /* By number; NULL if there is none. The functions and modules registered in copy i find it by this. */
 struct sqlite_lib *lib_at(unsigned number);
 
+/* The integer that a statement (a PRAGMA, mostly) gives on this connection; 0 if it gives none. */
+int lib_int(struct sqlite_lib *lib, sqlite3 *db, const char *sql);
+
 /* In a forked child, before anything else. */
 void libs_forked(void);
 

@@ -406,11 +406,7 @@ fail:
     if (undone) {
         folder_undo(path, e);
     } else {
-        char why[ERR_TEXT_MAX];
-
-        snprintf(why, sizeof why, "%s", e->text);
-        err_set(e, rv, "%.300s; and what was begun could not be undone: it is finished when the database is next opened",
-            why);
+        err_add(e, "; and what was begun could not be undone: it is finished when the database is next opened");
     }
     return rv;
 }

@@ -13,7 +13,8 @@ dust_die() {
     exit 1
 }
 
-# Install what is missing of that, and of what is named, with apt. Does nothing, and needs neither root nor network, when nothing is.
+# Install what is missing of that, and of what is named, with apt. Does nothing, and needs neither root nor network, when
+# nothing is.
 dust_install() {
     local missing=() p sudo=()
 

@@ -425,7 +425,6 @@ static void undo(struct folding *f, struct err *e)
     struct err second = {.code = DUST_OK};
     uint32_t n_played = 0;
     int rv = DUST_OK;
-    size_t n;
 
     if (f->p.jrnl->pMethods == NULL) {
         rv = pair_open(&f->p, f->p.jrnl, f->p.jrnl_path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_MAIN_JOURNAL,
@@ -441,10 +440,8 @@ static void undo(struct folding *f, struct err *e)
     if (rv == DUST_OK) {
         rv = journal_delete(&f->p, &second);
     }
-    if (rv != DUST_OK && e != NULL) {
-        n = strlen(e->text);
-        snprintf(e->text + n, sizeof e->text - n, "; it is undone when %s is next opened: %s", f->p.path,
-            second.text);
+    if (rv != DUST_OK) {
+        err_add(e, "; it is undone when %s is next opened: %s", f->p.path, second.text);
     }
 }
 

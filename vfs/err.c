@@ -23,11 +23,27 @@ int err_set(struct err *e, int code, const char *fmt, ...)
     return code;
 }
 
+void err_add(struct err *e, const char *fmt, ...)
+{
+    char more[ERR_TEXT_MAX / 2];
+    size_t n, room;
+    va_list ap;
+
+    if (e == NULL) {
+        return;
+    }
+    va_start(ap, fmt);
+    vsnprintf(more, sizeof more, fmt, ap);
+    va_end(ap);
+    n = strlen(e->text);
+    room = sizeof e->text - strlen(more) - 1;
+    strcpy(e->text + (n < room ? n : room), more);
+}
+
 int err_sys(struct err *e, int errnum, const char *fmt, ...)
 {
     int code = errnum == ENOSPC || errnum == EDQUOT ? DUST_FULL : errnum == ENOMEM ? DUST_NOMEM : DUST_IO;
     char reason[128];
-    size_t n;
     va_list ap;
 
     if (e == NULL) {
@@ -36,8 +52,7 @@ int err_sys(struct err *e, int errnum, const char *fmt, ...)
     va_start(ap, fmt);
     err_setv(e, code, fmt, ap);
     va_end(ap);
-    n = strlen(e->text);
-    snprintf(e->text + n, sizeof e->text - n, ": %s", strerror_r(errnum, reason, sizeof reason));
+    err_add(e, ": %s", strerror_r(errnum, reason, sizeof reason));
     return code;
 }
 

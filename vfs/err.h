@@ -51,6 +51,10 @@ int err_setv(struct err *e, int code, const char *fmt, va_list ap) __attribute__
  * ENOMEM, else DUST_IO. Returns the code. */
 int err_sys(struct err *e, int errnum, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* Add to the text of *e, which tells of a failure already. What was there is cut short if there is no room for both. NULL
+ * is fine. */
+void err_add(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 /* The general meaning of a code; never NULL. */
 const char *err_text(int code);
 

@@ -6,29 +6,21 @@
 
 #include "command.h"
 
-static void print_stays(const char *path)
-{
-    printf("It is up as long as a program has it open: open %s in yours, or run `dust serve %s`.\n", path, path);
-}
-
 static int refuse_member(const char *path)
 {
     return is_member(path) ? complain(EXIT_FAILED, "%s is a member of a cluster already: there is %s-dust", path, path)
                            : EXIT_OK;
 }
 
-static int made(sqlite3 *db, const char *path, const char *what)
+static int made(sqlite3 *db, const char *path)
 {
-    char *text = one_text(db,
-        "SELECT printf('%s is member %d, at %s, %s', ?, id, address, role) FROM dust_members WHERE is_self", path);
+    int rv = print_answer(
+        db, "SELECT printf('%s is member %d, at %s, %s.', ?, id, address, role) FROM dust_members WHERE is_self", path);
 
-    if (text == NULL) {
-        return complain_sql(db, path);
+    if (rv == EXIT_OK) {
+        print_stays(path);
     }
-    printf("%s%s.\n", text, what);
-    sqlite3_free(text);
-    print_stays(path);
-    return EXIT_OK;
+    return rv;
 }
 
 int run_start(struct request *r)
@@ -43,7 +35,7 @@ int run_start(struct request *r)
         rv = open_new(r, r->args[0], &db);
     }
     if (rv == EXIT_OK) {
-        rv = made(db, r->args[0], ", of a new cluster");
+        rv = made(db, r->args[0]);
         sqlite3_close(db);
     }
     return rv;
@@ -65,7 +57,7 @@ int run_join(struct request *r)
     rv = open_new(r, r->args[0], &db);
     progress_end(p);
     if (rv == EXIT_OK) {
-        rv = made(db, r->args[0], ", and has caught up");
+        rv = made(db, r->args[0]);
         sqlite3_close(db);
     }
     return rv;
@@ -73,12 +65,12 @@ int run_join(struct request *r)
 
 /* ---- by id ---- */
 
+/* done: what is then so of the member. */
 static int change(const struct request *r, const char *function, const char *done)
 {
     int at = database_argument(r);
     const char *id = r->args[1 - at];
-    char sql[64];
-    char *end, *text;
+    char sql[160], *end;
     sqlite3 *db;
     int rv;
 
@@ -86,18 +78,11 @@ static int change(const struct request *r, const char *function, const char *don
         return complain(EXIT_USAGE, "%s: the id of a member is a number (`dust members` lists them)", id);
     }
     rv = open_member(r, r->args[at], &db);
-    if (rv != EXIT_OK) {
-        return rv;
+    if (rv == EXIT_OK) {
+        snprintf(sql, sizeof sql, "SELECT printf('Member %%d %s.', %s(CAST(? AS INTEGER)))", done, function);
+        rv = print_answer(db, sql, id);
+        sqlite3_close(db);
     }
-    snprintf(sql, sizeof sql, "SELECT %s(CAST(? AS INTEGER))", function);
-    text = one_text(db, sql, id);
-    if (text == NULL) {
-        rv = complain_sql(db, NULL);
-    } else {
-        printf("Member %s %s.\n", id, done);
-    }
-    sqlite3_free(text);
-    sqlite3_close(db);
     return rv;
 }
 
@@ -124,20 +109,12 @@ int run_transfer(struct request *r)
 int run_leave(struct request *r)
 {
     sqlite3 *db;
-    char *text;
     int rv = open_member(r, r->args[0], &db);
 
-    if (rv != EXIT_OK) {
-        return rv;
+    if (rv == EXIT_OK) {
+        rv = print_answer(db, "SELECT dust_leave()", NULL);
+        sqlite3_close(db);
     }
-    text = one_text(db, "SELECT dust_leave()", NULL);
-    if (text == NULL) {
-        rv = complain_sql(db, NULL);
-    } else {
-        printf("%s\n", text);
-    }
-    sqlite3_free(text);
-    sqlite3_close(db);
     return rv;
 }
 

@@ -66,6 +66,12 @@ int exit_code(int rc);
 char *one_text(sqlite3 *db, const char *sql, const char *arg);
 int64_t one_int(sqlite3 *db, const char *sql, int64_t or_else);
 
+/* Print the text that this gives, or complain. An exit code. */
+int print_answer(sqlite3 *db, const char *sql, const char *arg);
+
+/* Say that a member which has just been made goes down with this program. */
+void print_stays(const char *path);
+
 /* ---- output.c ---- */
 
 /* Print the rows of one statement: columns aligned under their names, or a JSON array of objects. SQLite's code. */

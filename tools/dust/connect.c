@@ -81,6 +81,23 @@ char *one_text(sqlite3 *db, const char *sql, const char *arg)
     return text;
 }
 
+int print_answer(sqlite3 *db, const char *sql, const char *arg)
+{
+    char *text = one_text(db, sql, arg);
+
+    if (text == NULL) {
+        return complain_sql(db, NULL);
+    }
+    printf("%s\n", text);
+    sqlite3_free(text);
+    return EXIT_OK;
+}
+
+void print_stays(const char *path)
+{
+    printf("It is up as long as a program has it open: open %s in yours, or run `dust serve %s`.\n", path, path);
+}
+
 int64_t one_int(sqlite3 *db, const char *sql, int64_t or_else)
 {
     sqlite3_stmt *stmt = statement(db, sql, NULL);

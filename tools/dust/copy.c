@@ -7,42 +7,48 @@
 
 #include "command.h"
 #include "dust.h"
+#include "vfs/mark.h"
 
-#define STEP_PAGES 256
-#define MARK 3 /* in a header, of a database that is a member's: plain SQLite reads it, and does not write */
+/* The database of this connection to a new file. */
+static int copy_to(sqlite3 *db, const char *what, const char *dest, bool say)
+{
+    struct progress *p = progress_begin(
+        what, dest, one_int(db, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", 0));
+    char *text = one_text(db, "SELECT dust_backup(?)", dest);
+    int rv = EXIT_OK;
+
+    progress_end(p);
+    if (text == NULL) {
+        rv = complain_sql(db, NULL);
+    } else if (say) {
+        printf("%s: %s\n", dest, text);
+    }
+    sqlite3_free(text);
+    return rv;
+}
 
 int run_backup(struct request *r)
 {
     int at = database_argument(r);
     const char *dest = r->args[1 - at];
-    struct progress *p;
     sqlite3 *db;
-    char *text;
     int rv = open_member(r, r->args[at], &db);
 
-    if (rv != EXIT_OK) {
-        return rv;
+    if (rv == EXIT_OK) {
+        rv = copy_to(db, "backup", dest, true);
+        sqlite3_close(db);
     }
-    p = progress_begin("backup", dest, one_int(db, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", 0));
-    text = one_text(db, "SELECT dust_backup(?)", dest);
-    progress_end(p);
-    if (text == NULL) {
-        rv = complain_sql(db, NULL);
-    } else {
-        printf("%s: %s\n", dest, text);
-    }
-    sqlite3_free(text);
-    sqlite3_close(db);
     return rv;
 }
 
 /* ---- restore ---- */
 
-static int has_marks(const char *path)
+/* A copy of a member's file, without its folder, has the marks of its cluster on it. */
+static bool has_marks(const char *path)
 {
-    unsigned char header[20] = {0};
+    unsigned char header[HEADER_SIZE] = {0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int marks = fd >= 0 && pread(fd, header, sizeof header, 0) == sizeof header && header[18] == MARK;
+    bool marks = fd >= 0 && pread(fd, header, sizeof header, 0) == sizeof header && mark_read(header, NULL) == MARK_DUST;
 
     if (fd >= 0) {
         close(fd);
@@ -50,38 +56,19 @@ static int has_marks(const char *path)
     return marks;
 }
 
-/* Whatever SQLite can read: the pages as of one moment. */
-static int copy(const struct request *r, const char *from_path, const char *to_path)
+/* Whatever SQLite can read. */
+static int copied(const struct request *r, const char *from, const char *to)
 {
-    sqlite3 *from = NULL, *to = NULL;
-    sqlite3_backup *b;
-    int rc = sqlite3_open_v2(from_path, &from, SQLITE_OPEN_READONLY, NULL), rv = EXIT_OK;
+    sqlite3 *db = NULL;
+    int rv;
 
-    if (rc == SQLITE_OK) {
-        sqlite3_busy_timeout(from, r->timeout_ms);
-        rc = sqlite3_exec(from, "BEGIN; SELECT count(*) FROM sqlite_schema", NULL, NULL, NULL);
+    if (sqlite3_open_v2(from, &db, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK) {
+        rv = complain_sql(db, from);
+    } else {
+        sqlite3_busy_timeout(db, r->timeout_ms);
+        rv = copy_to(db, "restore", to, false);
     }
-    if (rc != SQLITE_OK) {
-        rv = complain_sql(from, from_path);
-        sqlite3_close(from);
-        return rv;
-    }
-    rc = sqlite3_open_v2(to_path, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
-    b = rc == SQLITE_OK ? sqlite3_backup_init(to, "main", from, "main") : NULL;
-    if (b != NULL) {
-        do {
-            rc = sqlite3_backup_step(b, STEP_PAGES);
-        } while (rc == SQLITE_OK);
-        sqlite3_backup_finish(b);
-    }
-    if (b == NULL || rc != SQLITE_DONE) {
-        rv = complain_sql(to, to_path);
-        rv = rv != EXIT_OK ? rv : EXIT_FAILED;
-    } else if (sqlite3_exec(to, "PRAGMA journal_mode = DELETE", NULL, NULL, NULL) != SQLITE_OK) {
-        rv = complain_sql(to, to_path); /* it was one in WAL mode */
-    }
-    sqlite3_close(to);
-    sqlite3_close(from);
+    sqlite3_close(db);
     return rv;
 }
 
@@ -109,20 +96,9 @@ static int recovered(const char *from, const char *to, bool force)
     return rv;
 }
 
-static void drop(const char *path)
-{
-    char name[4096];
-
-    unlink(path);
-    if (snprintf(name, sizeof name, "%s-journal", path) < (int)sizeof name) {
-        unlink(name);
-    }
-}
-
 int run_restore(struct request *r)
 {
     const char *from = r->args[0], *path = r->args[1];
-    struct progress *p;
     struct stat st;
     sqlite3 *db;
     int rv;
@@ -139,22 +115,19 @@ int run_restore(struct request *r)
     if (dust_register() != SQLITE_OK) {
         return complain(EXIT_FAILED, "cannot register dust with SQLite");
     }
-    p = progress_begin("restore", path, (int64_t)st.st_size);
-    /* A copy of a member's file without its folder has the marks of its cluster on it. */
-    rv = has_marks(from) && !is_member(from) ? recovered(from, path, false) : copy(r, from, path);
-    progress_end(p);
-    if (rv == EXIT_OK) {
-        rv = open_new(r, path, &db);
+    rv = has_marks(from) && !is_member(from) ? recovered(from, path, false) : copied(r, from, path);
+    if (rv != EXIT_OK) {
+        return rv; /* nothing is left of it */
     }
+    rv = open_new(r, path, &db);
     if (rv != EXIT_OK) {
         if (!is_member(path)) {
-            drop(path);
+            unlink(path);
         }
         return rv;
     }
-    printf("%s is the first member of a new cluster, with what %s holds.\n"
-           "It is up as long as a program has it open: open it in yours, or run `dust serve %s`.\n",
-        path, from, path);
+    printf("%s is the first member of a new cluster, with what %s holds.\n", path, from);
+    print_stays(path);
     sqlite3_close(db);
     return EXIT_OK;
 }

@@ -37,12 +37,12 @@ static int print_table(const struct request *r, const char *sql)
 
 int run_status(struct request *r)
 {
-    return print_table(r, "SELECT name, value FROM dust_status");
+    return print_table(r, "SELECT * FROM dust_status");
 }
 
 int run_members(struct request *r)
 {
-    return print_table(r, "SELECT id, address, role, state, is_self, is_leader, match_index, lag, last_contact_ms FROM dust_members");
+    return print_table(r, "SELECT * FROM dust_members");
 }
 
 /* ---- log ---- */
@@ -58,9 +58,7 @@ static void on_signal(int number)
 static int print_new(sqlite3 *db, bool json, int64_t *last)
 {
     sqlite3_stmt *stmt = NULL;
-    int rc = sqlite3_prepare_v2(db,
-        "SELECT idx, term, kind, id, parent, origin, n_pages, bytes, statements FROM dust_log WHERE idx > ? ORDER BY idx", -1,
-        &stmt, NULL);
+    int rc = sqlite3_prepare_v2(db, "SELECT * FROM dust_log WHERE idx > ? ORDER BY idx", -1, &stmt, NULL);
 
     if (rc == SQLITE_OK) {
         sqlite3_bind_int64(stmt, 1, *last);
@@ -107,9 +105,7 @@ int run_log(struct request *r)
     if (rv != EXIT_OK) {
         return rv;
     }
-    rv = r->follow ? follow(db, r->json)
-                   : print_sql(db, "SELECT idx, term, kind, id, parent, origin, n_pages, bytes, statements FROM dust_log",
-                         r->json);
+    rv = r->follow ? follow(db, r->json) : print_sql(db, "SELECT * FROM dust_log", r->json);
     sqlite3_close(db);
     return rv;
 }

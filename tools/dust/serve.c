@@ -83,8 +83,8 @@ static void notify(const char *state)
 /* ---- looking ---- */
 
 struct seen {
-    int64_t host_pid, voters_up, members;
-    char role[16], leader[80], members_up[1024];
+    int64_t host_pid;
+    char role[16], leader[80], members[1024];
 };
 
 static void copy_text(char *out, size_t size, sqlite3 *db, const char *sql)
@@ -100,7 +100,7 @@ static void look(sqlite3 *db, struct seen *s)
     s->host_pid = one_int(db, "SELECT value FROM dust_status WHERE name = 'host_pid'", 0);
     copy_text(s->role, sizeof s->role, db, "SELECT dust_role()");
     copy_text(s->leader, sizeof s->leader, db, "SELECT printf('member %d (%s)', id, address) FROM dust_members WHERE is_leader");
-    copy_text(s->members_up, sizeof s->members_up, db,
+    copy_text(s->members, sizeof s->members, db,
         "SELECT group_concat(printf('%d (%s) %s %s', id, address, role, state), ', ') FROM dust_members");
 }
 
@@ -119,8 +119,8 @@ static void tell(const struct seen *was, const struct seen *now)
     if (strcmp(now->leader, was->leader) != 0) {
         say("leader: %s", now->leader[0] != '\0' ? now->leader : "none");
     }
-    if (strcmp(now->members_up, was->members_up) != 0) {
-        say("members: %s", now->members_up);
+    if (strcmp(now->members, was->members) != 0) {
+        say("members: %s", now->members);
     }
 }
 
@@ -149,6 +149,7 @@ int run_serve(struct request *r)
 {
     const struct timespec second = {.tv_sec = LOOK_S};
     struct seen was = {.host_pid = -1}, now = {0};
+    char self[80];
     sigset_t signals;
     sqlite3 *db;
     int rv, number;
@@ -174,8 +175,8 @@ int run_serve(struct request *r)
         return rv;
     }
     sqlite3_exec(db, "PRAGMA dust_consistency = stale", NULL, NULL, NULL); /* it is looked at, whatever its state */
-    copy_text(now.leader, sizeof now.leader, db, "SELECT printf('member %d, at %s', id, address) FROM dust_members WHERE is_self");
-    say("%s: %s", r->args[0], now.leader);
+    copy_text(self, sizeof self, db, "SELECT printf('member %d, at %s', id, address) FROM dust_members WHERE is_self");
+    say("%s: %s", r->args[0], self);
     notify("READY=1\n");
     do {
         look(db, &now);
