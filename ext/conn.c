@@ -143,7 +143,7 @@ static void on_statement(struct conn *c, sqlite3_stmt *stmt, const char *sql)
     if (f->db->options.statements != STATEMENTS_OFF && strncasecmp(sql, "BEGIN", 5) != 0) {
         char *expanded = f->db->options.statements == STATEMENTS_EXPANDED ? api->expanded_sql(stmt) : NULL;
 
-        file_add_sql(f, expanded != NULL ? expanded : sql);
+        sqltext_add(&f->sql, expanded != NULL ? expanded : sql);
         api->free(expanded);
     }
     if (rows) {

@@ -132,10 +132,17 @@ int address_parse(const char *text, struct address *out, struct err *e)
             a.is_v6 ? "what stands in the brackets is not an IPv6 address"
                     : "the host is not an IP address: names are not looked up, use a numeric address");
     }
-    inet_ntop(a.is_v6 ? AF_INET6 : AF_INET, a.ip, host, sizeof host);
-    snprintf(a.text, sizeof a.text, a.is_v6 ? "[%s]:%u" : "%s:%u", host, a.port);
+    address_set_text(&a);
     *out = a;
     return DUST_OK;
+}
+
+void address_set_text(struct address *a)
+{
+    char host[INET6_ADDRSTRLEN];
+
+    inet_ntop(a->is_v6 ? AF_INET6 : AF_INET, a->ip, host, sizeof host);
+    snprintf(a->text, sizeof a->text, a->is_v6 ? "[%s]:%u" : "%s:%u", host, a->port);
 }
 
 bool address_is_loopback(const struct address *a)

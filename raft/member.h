@@ -23,6 +23,9 @@ struct address {
  * what is expected, and *out is untouched. Any thread. */
 int address_parse(const char *text, struct address *out, struct err *e);
 
+/* Write a->text, of the rest. Any thread. */
+void address_set_text(struct address *a);
+
 /* Can it be reached from this host only? (127.0.0.0/8, ::1, ::ffff:127.0.0.0/104) Any thread. */
 bool address_is_loopback(const struct address *a);
 

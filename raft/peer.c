@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "raft/forked.h"
+#include "raft/member.h"
 
 #define ADDRESS_MAX 64
 #define DRAIN_MESSAGES 256
@@ -291,38 +292,35 @@ int64_t peers_last_heard_ms(struct peers *p, const char *address)
     return peer != NULL && peer->heard_ms != 0 ? (int64_t)(uv_now(p->loop) - peer->heard_ms) : -1;
 }
 
-/* The text of an address as the kernel has it; empty if it is of another kind. */
-static void text_of(const struct sockaddr_storage *a, char out[ADDRESS_MAX])
+/* An address as the kernel has it. False: it is of another kind. */
+static bool address_of(const struct sockaddr_storage *from, struct address *a)
 {
-    const struct sockaddr_in *v4 = (const void *)a;
-    const struct sockaddr_in6 *v6 = (const void *)a;
-    char host[INET6_ADDRSTRLEN];
+    const struct sockaddr_in *v4 = (const void *)from;
+    const struct sockaddr_in6 *v6 = (const void *)from;
 
-    out[0] = '\0';
-    if (a->ss_family == AF_INET && inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host) != NULL) {
-        snprintf(out, ADDRESS_MAX, "%s:%u", host, ntohs(v4->sin_port));
-    } else if (a->ss_family == AF_INET6 && inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host) != NULL) {
-        snprintf(out, ADDRESS_MAX, "[%s]:%u", host, ntohs(v6->sin6_port));
+    *a = (struct address){.is_v6 = from->ss_family == AF_INET6};
+    if (a->is_v6) {
+        memcpy(a->ip, &v6->sin6_addr, 16);
+    } else {
+        memcpy(a->ip, &v4->sin_addr, 4);
     }
+    a->port = ntohs(a->is_v6 ? v6->sin6_port : v4->sin_port);
+    address_set_text(a);
+    return a->is_v6 || from->ss_family == AF_INET;
 }
 
 bool peers_has_socket(const struct peers *p, int fd)
 {
     struct sockaddr_storage own = {0}, other = {0};
-    socklen_t n = sizeof own;
-    char text[ADDRESS_MAX];
+    socklen_t own_len = sizeof own, other_len = sizeof other;
     const struct peer *peer = NULL;
+    struct address a;
 
-    if (getsockname(fd, (struct sockaddr *)&own, &n) == 0) {
-        text_of(&own, text);
-        if (text[0] != '\0' && strcmp(text, p->bound) == 0) {
-            return true;
-        }
+    if (getsockname(fd, (struct sockaddr *)&own, &own_len) == 0 && address_of(&own, &a) && strcmp(a.text, p->bound) == 0) {
+        return true;
     }
-    n = sizeof other;
-    if (getpeername(fd, (struct sockaddr *)&other, &n) == 0) {
-        text_of(&other, text);
-        for (peer = p->first; peer != NULL && strcmp(peer->address, text) != 0; peer = peer->next) {
+    if (getpeername(fd, (struct sockaddr *)&other, &other_len) == 0 && address_of(&other, &a)) {
+        for (peer = p->first; peer != NULL && strcmp(peer->address, a.text) != 0; peer = peer->next) {
         }
     }
     return peer != NULL;

@@ -40,7 +40,7 @@ struct database {
     struct ticket reserved; /* holds the turn for an attached process that had it from the host before */
     _Atomic uint32_t reserved_for; /* that process's number then; 0: none; RESERVED_FOR_SENT: whoever has sent `awaited` */
     struct vid awaited;            /* the head of the host before, which was not agreed; set before this one serves */
-    _Atomic int taking_again;      /* how many in this process find out what became of what they had sent to it */
+    _Atomic int taking_in;         /* how many transactions of this process, sealed for that one, are being taken in here */
     struct replicator rep;
     struct report report;
     sqlite3_vfs *base;  /* the VFS underneath, of the SQLite copy that opened the member first */

@@ -468,7 +468,7 @@ static void release(sqlite3_file *file, struct dfile *f)
     f->lib->host->closing(f->lib, f);
     if (f->forked) { /* what it holds is the parent's */
         file->pMethods = f->adopted ? f->real_methods : NULL;
-        free(f->sql);
+        sqltext_deinit(&f->sql);
         return;
     }
     file_unlock(f, SQLITE_LOCK_NONE);
@@ -478,7 +478,7 @@ static void release(sqlite3_file *file, struct dfile *f)
     sums_peek_free(f->peek);
     file_unbind(f);
     ticket_deinit(&f->ticket);
-    free(f->sql);
+    sqltext_deinit(&f->sql);
     file->pMethods = f->adopted ? f->real_methods : NULL;
     atomic_fetch_sub(&f->db->n_files, 1);
     f->lib->host->close(f->db);
@@ -605,41 +605,4 @@ void file_adopted(sqlite3_file *file, bool ok)
         release(file, f);
         free(f);
     }
-}
-
-/* ---- the text of statements ---- */
-
-void file_add_sql(struct dfile *f, const char *sql)
-{
-    size_t n = strlen(sql);
-    static const char cut[] = " /* cut */";
-
-    if (f->sql_cut) {
-        return;
-    }
-    if (f->sql == NULL && (f->sql = malloc(SQL_TEXT_MAX)) == NULL) {
-        return; /* the text is a record only */
-    }
-    if (f->sql_len + n + 2 + sizeof cut > SQL_TEXT_MAX) {
-        n = SQL_TEXT_MAX - sizeof cut - f->sql_len - 2;
-        while (n > 0 && ((unsigned char)sql[n] & 0xc0) == 0x80) {
-            n--; /* not within a UTF-8 character */
-        }
-        f->sql_cut = true;
-    }
-    if (f->sql_len != 0) {
-        f->sql[f->sql_len++] = '\n';
-    }
-    memcpy(f->sql + f->sql_len, sql, n);
-    f->sql_len += (uint32_t)n;
-    if (f->sql_cut) {
-        memcpy(f->sql + f->sql_len, cut, sizeof cut - 1);
-        f->sql_len += sizeof cut - 1;
-    }
-}
-
-void file_forget_sql(struct dfile *f)
-{
-    f->sql_len = 0;
-    f->sql_cut = false;
 }

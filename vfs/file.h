@@ -15,11 +15,11 @@
 #include "vfs/database.h"
 #include "vfs/lib.h"
 #include "vfs/remote.h"
+#include "vfs/sqltext.h"
 #include "vfs/txn.h"
 
 #define FRESHNESS_DEFAULT_MS 1000u
 #define FILE_OWN_SIZE 16  /* bytes at the start of SQLite's memory for a file, before the file underneath */
-#define SQL_TEXT_MAX 8192 /* bytes of statements kept with a transaction; what is over is cut, and marked as cut */
 
 struct dfile_methods {
     sqlite3_io_methods m; /* first */
@@ -65,9 +65,7 @@ struct dfile {
     bool writing;    /* RESERVED or more */
     bool committed;  /* the commit point was passed: `next_snap` holds the new version */
     struct snap next_snap;
-    char *sql; /* statements of the transaction so far */
-    uint32_t sql_len;
-    bool sql_cut;
+    struct sqltext sql; /* of the transaction so far */
     struct err last;   /* of the last failure */
     struct vid unknown; /* the last transaction whose outcome was unknown; none: there was none */
     uint64_t unknown_after;
@@ -97,10 +95,6 @@ int file_take_turn(struct dfile *f, uint32_t timeout_ms);
 
 /* A statement ended: give the turn back if nothing is being written. */
 void file_return_turn(struct dfile *f);
-
-/* Add a statement's text to what goes into the log with the transaction. */
-void file_add_sql(struct dfile *f, const char *sql);
-void file_forget_sql(struct dfile *f);
 
 /* Wait until the version that the next row would come from is agreed: the snapshot held or, before one is taken, the
  * head if the file has the turn. DUST_OK, DUST_VOID, DUST_BUSY. */

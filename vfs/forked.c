@@ -35,7 +35,7 @@ int file_rejoin(struct dfile *f, struct err *e)
     f->pager_seq = f->pager_seq != 0 ? UINT64_MAX : 0; /* of another store */
     f->unconfirmed_ms = 0;
     ticket_init(&f->ticket);
-    file_forget_sql(f);
+    sqltext_forget(&f->sql);
     f->forked = false;
     file_own_methods(f);
     return DUST_OK;

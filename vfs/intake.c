@@ -222,9 +222,9 @@ int intake_here(struct database *db, const struct sealed *sealed, bool again, bo
 {
     int rv;
 
-    atomic_fetch_add(&db->taking_again, 1);
+    atomic_fetch_add(&db->taking_in, 1);
     rv = take_here(db, sealed, again, kept, slot, snap, after, until_ms, e);
-    atomic_fetch_sub(&db->taking_again, 1);
+    atomic_fetch_sub(&db->taking_in, 1);
     return rv;
 }
 

@@ -409,7 +409,7 @@ static void end_writing(struct dfile *f)
     }
     f->writing = false;
     f->committed = false;
-    file_forget_sql(f);
+    sqltext_forget(&f->sql);
     file_pass_turn(f);
 }
 
@@ -450,7 +450,7 @@ void file_return_turn(struct dfile *f)
 {
     if (!f->writing && !f->forked) {
         file_pass_turn(f);
-        file_forget_sql(f);
+        sqltext_forget(&f->sql);
     }
 }
 

@@ -84,8 +84,8 @@ static int seal_txn(struct dfile *f, const struct vid *parent, uint32_t n_pages,
         .origin_seq = atomic_fetch_add(&f->db->origin_seq, 1),
         .page_size = f->db->page_size,
         .n_pages_after = n_pages,
-        .sql = f->sql,
-        .sql_len = f->sql_len,
+        .sql = f->sql.text,
+        .sql_len = f->sql.len,
     };
     struct seal seal;
     uint8_t *old = malloc(f->db->page_size);

@@ -285,7 +285,7 @@ static void accept_all(struct service *s)
  * to send any more. */
 static uint64_t look_at_sent(struct service *s, uint64_t now, bool *watch)
 {
-    bool busy = atomic_load(&s->db->taking_again) != 0;
+    bool busy = atomic_load(&s->db->taking_in) != 0;
 
     store_watching(s->db->store, true); /* before looking */
     for (const struct guest *g = s->first; g != NULL; g = g->next) {
