@@ -1,5 +1,6 @@
 """What all Python tests share: the harness on the path, a Box for each test, and what members say when one fails."""
 import os
+import subprocess
 import sys
 
 import pytest
@@ -48,3 +49,26 @@ def box(request):
     yield b
     b.failed = getattr(request.node, "failed_call", False)
     b.shut()
+
+
+@pytest.fixture
+def small_disk(box):
+    """Makes file systems of a few megabytes, with a file on them that takes up space until it is removed."""
+    mounts = []
+
+    def make(name, size_mb, filler_mb):
+        path = box.path(name)
+        os.mkdir(path)
+        p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%dm" % size_mb, "dust-test", path], capture_output=True,
+                           text=True)
+        if p.returncode != 0:
+            pytest.skip("cannot mount a small file system: " + p.stderr.strip())
+        mounts.append(path)
+        with open(os.path.join(path, "filler"), "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, filler_mb << 20)
+        return path
+
+    yield make
+    box.shut()
+    for path in mounts:
+        subprocess.run(["umount", "-l", path])

@@ -193,15 +193,12 @@ static bool take_over(struct database *db, struct attachment *a)
     turn = turn == a->owner && !has_turn(db, a) ? 0 : turn;
     store_head(old, &head);
     store_agreed(old, &agreed);
-    if (turn != 0 || head.seq == agreed.seq) {
-        database_reserve_turn(db, turn);
-    } else {
-        database_reserve_for_sent(db, &head.id);
-    }
+    database_reserve_turn(db, turn, head.seq != agreed.seq ? &head.id : &(struct vid){{0}});
     rv = a->takeover.take_over(a->takeover.ctx, db, &e);
     if (rv != DUST_OK) {
         database_hold_for_old(db, false);
-        database_unreserve_turn(db, atomic_load(&db->reserved_for));
+        database_unreserve_turn(db, turn);
+        database_unreserve_turn(db, RESERVED_FOR_SENT);
         store_close(old);
         hostlock_drop(&db->lock);
         pthread_mutex_lock(&a->mutex);

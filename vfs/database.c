@@ -147,23 +147,21 @@ void database_free(struct database *db)
     free(db);
 }
 
-void database_reserve_turn(struct database *db, uint32_t owner)
+void database_reserve_turn(struct database *db, uint32_t owner, const struct vid *awaited)
 {
+    db->awaited = *awaited;
+    owner = owner != 0 || vid_none(awaited) ? owner : RESERVED_FOR_SENT;
     if (owner != 0) {
         atomic_store(&db->reserved_for, owner);
         turn_ask(&db->turn, &db->reserved, 0);
     }
 }
 
-void database_reserve_for_sent(struct database *db, const struct vid *head)
-{
-    db->awaited = *head;
-    database_reserve_turn(db, RESERVED_FOR_SENT);
-}
-
 void database_unreserve_turn(struct database *db, uint32_t owner)
 {
-    if (owner != 0 && atomic_compare_exchange_strong(&db->reserved_for, &owner, 0)) {
+    uint32_t next = owner == RESERVED_FOR_SENT || vid_none(&db->awaited) ? 0 : RESERVED_FOR_SENT;
+
+    if (owner != 0 && atomic_compare_exchange_strong(&db->reserved_for, &owner, next) && next == 0) {
         turn_drop(&db->turn, &db->reserved);
     }
 }

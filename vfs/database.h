@@ -113,12 +113,12 @@ void database_look_for_damage(struct database *db, uint32_t pgno);
  * loop's. *at (may be NULL): the version app.db is at afterwards. */
 int database_checkpoint(struct database *db, struct head_info *at, struct err *e);
 
-/* A new host: keep the turn for the process that had it from the one before, or give it up if it is kept for that one. */
-void database_reserve_turn(struct database *db, uint32_t owner);
-
-/* Likewise, for those who had sent transactions to it, up to the version `head`, and will send them again. */
+/* A new host: keep the turn for the process that had it from the one before (0: nobody), and then for those who had sent
+ * transactions to it, up to the version `awaited` (none: there are none), and will send them again. */
 #define RESERVED_FOR_SENT UINT32_MAX
-void database_reserve_for_sent(struct database *db, const struct vid *head);
+void database_reserve_turn(struct database *db, uint32_t owner, const struct vid *awaited);
+
+/* Give up what is kept for that process, or for those. */
 void database_unreserve_turn(struct database *db, uint32_t owner);
 
 /* As database_hold, waiting for the one that is running; for as long as what a former host had is still being read. */

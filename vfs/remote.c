@@ -29,6 +29,13 @@ static void no_turn(struct dfile *f)
     f->remote.turn_number = 0;
 }
 
+/* The turn that was kept is for a transaction that has begun with it, in the store in which it was given. One that begins
+ * now does not see what others had sent to the host before, and would take its place. */
+static bool old_turn_counts(const struct dfile *f)
+{
+    return f->remote.old_turn && f->snap.seq != 0 && f->store == f->remote.turn_store;
+}
+
 bool remote_has_turn(const struct dfile *f)
 {
     return f->remote.turn_store != NULL;
@@ -235,13 +242,13 @@ int remote_take_turn(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms, bo
         uint32_t left = until > now ? (uint32_t)(until - now) : 0;
         int rv = connected(f, change_until, &e);
 
-        if ((rv == DUST_OK || (rv == DUST_EXISTS && f->snap.seq != 0)) && f->remote.old_turn) {
-            return DUST_OK;
+        if ((rv == DUST_OK || rv == DUST_EXISTS) && f->remote.old_turn) {
+            if (old_turn_counts(f)) {
+                return DUST_OK;
+            }
+            pass_old_turn(f);
         }
         if (rv == DUST_EXISTS) {
-            if (f->remote.old_turn) {
-                pass_old_turn(f); /* nothing has been begun with it */
-            }
             file_bind(f);
             return place ? turn_take_place(&f->db->turn, &f->ticket, left, lease_ms)
                          : turn_take(&f->db->turn, &f->ticket, left, lease_ms);
@@ -249,7 +256,7 @@ int remote_take_turn(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms, bo
         if (rv != DUST_OK) {
             return rv;
         }
-        if (f->remote.turn || f->remote.old_turn) {
+        if (f->remote.turn) {
             return DUST_OK;
         }
         if (f->remote.turn_number == 0) {
@@ -288,7 +295,7 @@ void remote_pass_turn(struct dfile *f)
 
 bool remote_turn_held(struct dfile *f)
 {
-    return f->remote.turn || f->remote.old_turn || turn_held(&f->db->turn, &f->ticket);
+    return f->remote.turn || old_turn_counts(f) || turn_held(&f->db->turn, &f->ticket);
 }
 
 bool remote_turn_keep(struct dfile *f)
@@ -300,7 +307,7 @@ bool remote_turn_keep(struct dfile *f)
         say(f, LINK_KEEP, &none, clock_ms() + SPARE_MS);
         return true;
     }
-    return f->remote.turn || f->remote.old_turn || turn_keep(&f->db->turn, &f->ticket);
+    return f->remote.turn || old_turn_counts(f) || turn_keep(&f->db->turn, &f->ticket);
 }
 
 /* ---- reads ---- */

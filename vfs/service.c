@@ -16,6 +16,7 @@
 #define LISTEN_AGAIN_MS 1000u
 #define READ_SIZE 65536u
 #define RESERVE_MS 1000u /* for whoever had the turn to be attached again */
+#define OWN_MS 100u      /* between two looks whether this process still keeps it */
 #define OUT_MAX ((size_t)64 << 20) /* bytes that a guest may leave unread */
 
 void service_wake(struct service *s)
@@ -311,14 +312,17 @@ static uint64_t look_at_reserved(struct service *s, uint64_t now, bool *watch)
     while (g != NULL && (!g->primary || g->owner_before != owner)) {
         g = g->next;
     }
-    if (owner == 0 || g != NULL || owner == attachment_owner_before(s->db)) {
+    if (owner == 0 || g != NULL) {
         return UINT64_MAX;
+    }
+    if (owner == attachment_owner_before(s->db)) {
+        return now + OWN_MS; /* this process gives it up by itself, and tells nobody */
     }
     if (now < s->started_ms + RESERVE_MS) {
         return s->started_ms + RESERVE_MS;
     }
     database_unreserve_turn(s->db, owner);
-    return UINT64_MAX;
+    return now; /* it may be kept for others now */
 }
 
 /* Whatever waits for time or versions. Returns when to look again. */

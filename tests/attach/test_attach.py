@@ -16,7 +16,7 @@ done, errors = [0] * arg["threads"], []
 
 def run(i):
     try:
-        c = connect(arg["path"], timeout=30)
+        c = connect(arg["path"], timeout=30, trace=arg.get("trace", False))
         k = 0
         while not os.path.exists(arg["stop"]) and (arg["n"] == 0 or k < arg["n"]):
             if i % 2 == 0:
@@ -114,13 +114,14 @@ def test_surface(box):
 
 
 @pytest.mark.sanitize
-def test_counters(box):
+@pytest.mark.parametrize("trace", [False, True], ids=["hook", "no hook"])
+def test_counters(box, trace):
     """Four processes with eight threads each, a shell, and writers on the other members: every count is there, without an
-    error."""
+    error. Also if the programs take the trace hook for themselves."""
     a, b, c = three(box)
     others = [attach(box, a, "w%d" % i) for i in range(3)]
     n = scaled(25)
-    arg = {"threads": 8, "n": n, "stop": box.path("stop"), "id": 0}
+    arg = {"threads": 8, "n": n, "stop": box.path("stop"), "id": 0, "trace": trace}
     jobs = [(w, 8, w.start("py", conn="job", code=COUNT, arg=dict(arg, path=a.path))) for w in [a] + others]
     jobs += [(m, 2, m.start("py", conn="job", code=COUNT, arg=dict(arg, threads=2, path=m.path))) for m in (b, c)]
     shell = subprocess.Popen(["sqlite3", a.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -147,7 +148,8 @@ def hosts(workers):
 
 
 @pytest.mark.sanitize
-def test_takeovers(box):
+@pytest.mark.parametrize("trace", [False, True], ids=["hook", "no hook"])
+def test_takeovers(box, trace):
     """The process that hosts the member is killed, again and again, while others write: they go on without an error, and
     nothing is lost or done twice."""
     a, b, c = three(box)
@@ -158,7 +160,7 @@ def test_takeovers(box):
     host = a
     for i in range(kills):
         stop = box.path("stop%d" % i)
-        arg = {"threads": 4, "n": 0, "stop": stop, "id": 0, "path": a.path}
+        arg = {"threads": 4, "n": 0, "stop": stop, "id": 0, "path": a.path, "trace": trace}
         jobs = [(w, w.start("py", conn="job", code=COUNT, arg=arg)) for w in living]
         before = value(living[0], "SELECT n FROM counter WHERE id = 0")
         wait_until("they write", lambda: value(living[0], "SELECT n FROM counter WHERE id = 0") > before + 20, 60)

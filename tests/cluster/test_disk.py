@@ -1,7 +1,6 @@
 """A full disk, of one member, of the leader, of all: writers get a clear error or a pause, reads go on, space is all it
 takes to go on, and nothing is lost."""
 import os
-import subprocess
 import time
 
 import pytest
@@ -9,29 +8,6 @@ import pytest
 from cluster import SLOW, SqlError, wait_until
 
 NAMES = ("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_IOERR", "SQLITE_IOERR_COMMIT_ATOMIC")
-
-
-@pytest.fixture
-def small_disk(box):
-    """Makes file systems of a few megabytes, with a file on them that takes up space until it is removed."""
-    mounts = []
-
-    def make(name, size_mb, filler_mb):
-        path = box.path(name)
-        os.mkdir(path)
-        p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%dm" % size_mb, "dust-test", path], capture_output=True,
-                           text=True)
-        if p.returncode != 0:
-            pytest.skip("cannot mount a small file system: " + p.stderr.strip())
-        mounts.append(path)
-        with open(os.path.join(path, "filler"), "wb") as f:
-            os.posix_fallocate(f.fileno(), 0, filler_mb << 20)
-        return path
-
-    yield make
-    box.shut()
-    for path in mounts:
-        subprocess.run(["umount", "-l", path])
 
 
 def insert(m, acked, n, size=200000):
