@@ -14,7 +14,9 @@
 
 #define HELLO_MS 2000u
 #define TRY_MS 20u          /* between two tries to find a host */
-#define TRY_AGAIN_MS 1000u  /* at most, after a takeover that failed */
+#define TRY_SOON_MS 100u    /* after a takeover that failed, for the first TRIES_SOON times */
+#define TRIES_SOON 10u
+#define TRY_AGAIN_MS 1000u  /* … and then */
 #define OLD_READERS_MS 10000u
 
 struct attachment {
@@ -219,15 +221,15 @@ static bool take_over(struct database *db, struct attachment *a)
     return true;
 }
 
-/* A takeover failed. The system may take a moment to free the address of a process that was killed: nothing is told until
- * it has failed for about a second. Returns how long to wait the next time. */
-static uint32_t failed_again(struct database *db, const struct attachment *a, uint32_t waited)
+/* Takeovers have failed, so many. The system may take a moment to free the address of a process that was killed: nothing
+ * is told until it has failed for about a second. Returns how long to wait before the next. */
+static uint32_t after_failure(struct database *db, const struct attachment *a, unsigned failures)
 {
-    if (waited < TRY_AGAIN_MS && 2 * waited >= TRY_AGAIN_MS) {
+    if (failures == TRIES_SOON) {
         report(&db->report, a->why.code, "this process could not take over from the one that hosted the member: %.500s",
             a->why.text);
     }
-    return 2 * waited < TRY_AGAIN_MS ? 2 * waited : TRY_AGAIN_MS;
+    return failures < TRIES_SOON ? TRY_SOON_MS : TRY_AGAIN_MS;
 }
 
 static void *watch(void *arg)
@@ -236,7 +238,7 @@ static void *watch(void *arg)
     struct attachment *a = db->attachment;
 
     while (wait_for_end(a)) {
-        uint32_t again = TRY_MS;
+        unsigned failures = 0;
         bool attached = false;
 
         link_close(&a->primary);
@@ -257,8 +259,7 @@ static void *watch(void *arg)
                 if (take_over(db, a)) {
                     return NULL;
                 }
-                wait = again;
-                again = failed_again(db, a, again);
+                wait = after_failure(db, a, ++failures);
             } else if (connect_once(db, a->owner, has_turn(db, a), &l, &store, &w, NULL) == DUST_OK) {
                 become_attached(db, a, &l, store, &w);
                 attached = true;
