@@ -8,7 +8,7 @@
  *
  * Parameters of a database come from its URI and, for programs that cannot be changed, from the environment:
  *   DUST_DB       paths this applies to, as glob patterns with ':' between
- *   DUST_BIND, DUST_JOIN as `bind` and `join` */
+ *   DUST_BIND, DUST_JOIN, DUST_KEYFILE as `bind`, `join` and `keyfile` */
 #include <fnmatch.h>
 #include <pthread.h>
 #include <sqlite3ext.h>
@@ -121,11 +121,11 @@ static int set_parameter(struct start_options *o, const char *name, const char *
     } else if (strcmp(name, "election") == 0) {
         return number_of(name, value, 50, 60000, &o->election_ms, e);
     } else if (strcmp(name, "keyfile") == 0) {
-        return err_set(e, DUST_REFUSED, "keyfile: keys are not there yet: members talk on loopback only");
+        o->keyfile = value;
     } else {
         return err_set(e, DUST_MISUSE,
             "unknown parameter \"%s\": dust knows bind, join, advertise, role, timeout, consistency, statements, "
-            "election",
+            "election, keyfile",
             name);
     }
     return DUST_OK;
@@ -175,7 +175,8 @@ static int read_parameters(
 
 static void read_environment(const char *path, struct start_options *o, bool *given)
 {
-    const char *list = getenv("DUST_DB"), *bind = getenv("DUST_BIND"), *join = getenv("DUST_JOIN");
+    const char *list = getenv("DUST_DB"), *bind = getenv("DUST_BIND"), *join = getenv("DUST_JOIN"),
+               *keyfile = getenv("DUST_KEYFILE");
     char pattern[4096];
 
     while (bind != NULL && list != NULL && *list != '\0') {
@@ -187,6 +188,7 @@ static void read_environment(const char *path, struct start_options *o, bool *gi
             if (fnmatch(pattern, path, 0) == 0) {
                 o->bind = bind;
                 o->join = join != NULL && *join != '\0' ? join : NULL;
+                o->keyfile = keyfile != NULL && *keyfile != '\0' ? keyfile : NULL;
                 *given = true;
                 return;
             }

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "raft/member.h"
+#include "raft/smallfile.h"
 
 /* Make the folder in which a file lies know durably what is in it. */
 int folder_flush_parent(const char *path, struct err *e)
@@ -26,7 +26,7 @@ int folder_flush_parent(const char *path, struct err *e)
  * first: without it what a crash leaves of the rest is nobody's. */
 int folder_remove(const char *path, struct err *e)
 {
-    static const char *const names[] = {"member.new", "host", "socket", "pages", "incoming", "probe", "promise", "sums", "sums-next", "key"};
+    static const char *const names[] = {"member.new", "host", "socket", "pages", "incoming", "probe", "promise", "sums", "sums-next", "key", "key.new"};
     char name[4096 + 300];
     struct dirent *d;
     DIR *dir;

@@ -358,6 +358,7 @@ static void fn_start(struct args *a, struct hosted *h)
     }
     start_options_init(&o);
     o.bind = arg_text(a, 0);
+    o.keyfile = arg_text(a, 1);
     path = main_path(a, &e);
     if (path == NULL || !idle(a)) {
         if (path == NULL) {
@@ -388,6 +389,7 @@ static void fn_join(struct args *a, struct hosted *h)
     start_options_init(&o);
     o.bind = arg_text(a, 0);
     o.join = arg_text(a, 1);
+    o.keyfile = arg_text(a, 2);
     path = main_path(a, &e);
     if (path == NULL) {
         fail(a, &e);
@@ -422,7 +424,9 @@ static void fn_backup(struct args *a, struct hosted *h)
 static const struct function functions[] = {
     {"dust_version", 0, fn_version},
     {"dust_start", 1, fn_start},
+    {"dust_start", 2, fn_start},
     {"dust_join", 2, fn_join},
+    {"dust_join", 3, fn_join},
     {"dust_backup", 1, fn_backup},
     {"dust_recover", 2, fn_recover},
     {"dust_recover", 3, fn_recover},

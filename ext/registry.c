@@ -227,7 +227,7 @@ static void enlist(struct hosted *h, struct database *db, struct node *node)
     registry_add(h, view.address);
 }
 
-int registry_own_address(const char *text, struct address *a, struct err *e)
+int registry_own_address(const char *text, bool keyed, struct address *a, struct err *e)
 {
     int rv;
 
@@ -235,26 +235,41 @@ int registry_own_address(const char *text, struct address *a, struct err *e)
         return err_set(e, DUST_MISUSE, "an own address is needed, as host:port (for example 127.0.0.1:4001)");
     }
     rv = address_parse(text, a, e);
-    if (rv == DUST_OK && !address_is_loopback(a)) {
+    if (rv == DUST_OK && !keyed && !address_is_loopback(a)) {
         return err_set(e, DUST_REFUSED,
-            "%s is not a loopback address: without a key, members talk on 127.0.0.1 only (keys are not there yet)",
+            "%s is not a loopback address: without a key, members talk on 127.0.0.1 only. `dust key FILE` makes one, and "
+            "keyfile=FILE gives it to a member",
             text);
     }
     return rv;
 }
 
-static int own_addresses(const struct start_options *o, struct address *bind, struct address *advertise, struct err *e)
+/* How others reach it, and whether they may. */
+static int own_addresses(const struct start_options *o, struct keys *keys, struct address *bind, struct address *advertise,
+    struct err *e)
 {
-    int rv = registry_own_address(o->bind, bind, e);
+    int rv = o->keyfile != NULL ? keys_read(o->keyfile, keys, e) : DUST_OK;
 
-    return rv == DUST_OK && o->advertise != NULL ? registry_own_address(o->advertise, advertise, e) : rv;
+    if (rv == DUST_OK) {
+        rv = registry_own_address(o->bind, keys->n != 0, bind, e);
+    }
+    if (rv == DUST_OK && o->advertise != NULL) {
+        rv = registry_own_address(o->advertise, keys->n != 0, advertise, e);
+    }
+    if (rv == DUST_OK && address_is_any(o->advertise != NULL ? advertise : bind)) {
+        return err_set(e, DUST_MISUSE,
+            "%s means every address of this host, and others cannot reach it by that: advertise=HOST:PORT says how they do",
+            (o->advertise != NULL ? advertise : bind)->text);
+    }
+    return rv;
 }
 
 int registry_check_own(const struct start_options *o, struct err *e)
 {
     struct address bind, advertise;
+    struct keys keys = {.n = 0};
 
-    return own_addresses(o, &bind, &advertise, e);
+    return own_addresses(o, &keys, &bind, &advertise, e);
 }
 
 static int whom_to_join(const char *text, const char *own, struct node_options *opt, struct err *e)
@@ -340,6 +355,17 @@ int registry_resume(struct sqlite_lib *lib, const char *path, const struct start
 
 /* ---- a new one ---- */
 
+/* Where it is, and by which keys it is known, as its folder has them. */
+static int introduce(struct node_options *opt, const struct address *bind, const struct address *advertise, const char *dir,
+    struct err *e)
+{
+    snprintf(opt->self.bind, sizeof opt->self.bind, "%s", bind->text);
+    if (advertise != NULL) {
+        snprintf(opt->self.address, sizeof opt->self.address, "%s", advertise->text);
+    }
+    return opt->keys.n != 0 ? keys_save(dir, &opt->keys, e) : DUST_OK;
+}
+
 static int start(struct sqlite_lib *lib, const char *path, const struct start_options *o, struct hosted **out,
     struct err *e)
 {
@@ -352,7 +378,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
     bool undone;
     int rv;
 
-    rv = own_addresses(o, &bind, &advertise, e);
+    rv = own_addresses(o, &opt.keys, &bind, &advertise, e);
     if (rv == DUST_OK) {
         rv = folder_make(path, e);
     }
@@ -370,9 +396,9 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
                            : "is empty");
         goto fail;
     }
-    snprintf(opt.self.bind, sizeof opt.self.bind, "%s", bind.text);
-    if (o->advertise != NULL) {
-        snprintf(opt.self.address, sizeof opt.self.address, "%s", advertise.text);
+    rv = introduce(&opt, &bind, o->advertise != NULL ? &advertise : NULL, db->dir, e);
+    if (rv != DUST_OK) {
+        goto fail;
     }
     opt.self.id = 1;
     opt.self.starts = 1;
@@ -436,7 +462,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
     struct address bind, advertise;
     int rv;
 
-    rv = own_addresses(o, &bind, &advertise, e);
+    rv = own_addresses(o, &opt.keys, &bind, &advertise, e);
     if (rv == DUST_OK) {
         rv = whom_to_join(o->join, bind.text, &opt, e);
     }
@@ -457,9 +483,9 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
             path);
         goto fail;
     }
-    snprintf(opt.self.bind, sizeof opt.self.bind, "%s", bind.text);
-    if (o->advertise != NULL) {
-        snprintf(opt.self.address, sizeof opt.self.address, "%s", advertise.text);
+    rv = introduce(&opt, &bind, o->advertise != NULL ? &advertise : NULL, db->dir, e);
+    if (rv != DUST_OK) {
+        goto fail;
     }
     rv = database_sums_open(db, &content.id, 0, e); /* made when the pages have come */
     if (rv != DUST_OK) {

@@ -16,6 +16,7 @@ struct hosted {
     struct service *service;   /* for those attached; set before `node` */
     struct sqlite_lib *lib;    /* by whose means it is hosted */
     uint32_t election_ms;
+    struct keys given; /* with keyfile=, for when this process hosts it; none: the member has its own */
     _Atomic bool gone; /* it has left its cluster; or this is a forked child, and it is its parent's */
     char address[ADDRESS_TEXT_MAX];
 };
@@ -23,6 +24,7 @@ struct hosted {
 /* What a program asks for when it starts or joins, or opens with parameters. Texts may be NULL. */
 struct start_options {
     const char *bind, *join, *advertise; /* join: addresses with commas between */
+    const char *keyfile;
     struct database_options db;
     uint32_t election_ms;
     bool standby;

@@ -72,7 +72,7 @@ static int load(const char *path, const char *dir, const struct start_options *o
             "database, and join anew",
             dir, (unsigned long long)self->id, (unsigned long long)self->id);
     }
-    if (o->bind != NULL && (rv = registry_own_address(o->bind, &a, e)) != DUST_OK) {
+    if (o->bind != NULL && (rv = registry_own_address(o->bind, true, &a, e)) != DUST_OK) {
         return rv;
     }
     if (o->bind != NULL && a.port != 0 && strcmp(a.text, self->bind) != 0) {
@@ -88,12 +88,36 @@ static int load(const char *path, const char *dir, const struct start_options *o
     return DUST_OK;
 }
 
+/* Keys that were given take the place of those it has. */
+static int use_keys(struct database *db, const struct keys *given, struct node_options *opt, struct err *e)
+{
+    struct address bind, advertise;
+    int rv = keys_load(db->dir, &opt->keys, e);
+
+    if (given->n != 0 && (rv == DUST_MISUSE || (rv == DUST_OK && !keys_equal(given, &opt->keys)))) {
+        rv = keys_save(db->dir, given, e);
+        opt->keys = *given;
+    }
+    if (rv == DUST_OK && opt->keys.n == 0 && address_parse(opt->self.bind, &bind, NULL) == DUST_OK &&
+        address_parse(opt->self.address, &advertise, NULL) == DUST_OK &&
+        !(address_is_loopback(&bind) && address_is_loopback(&advertise))) {
+        return err_set(e, DUST_NOTFOUND,
+            "%s/key is gone, and without a key members talk on 127.0.0.1 only: put it back, or give the cluster's with "
+            "keyfile=FILE",
+            db->dir);
+    }
+    return rv;
+}
+
 /* The lock is this process's. On failure nothing is left but the database object. */
-static int host(struct database *db, struct node_options *opt, struct node **node, struct err *e)
+static int host(struct database *db, const struct keys *given, struct node_options *opt, struct node **node, struct err *e)
 {
     struct database_content content;
     int rv = database_host(db, e);
 
+    if (rv == DUST_OK) {
+        rv = use_keys(db, given, opt, e);
+    }
     if (rv == DUST_OK) {
         rv = database_open_file(db, &content, e);
     }
@@ -132,7 +156,7 @@ fail:
 static int host_and_serve(struct hosted *h, struct node_options *opt, struct err *e)
 {
     struct node *node;
-    int rv = host(h->db, opt, &node, e);
+    int rv = host(h->db, &h->given, opt, &node, e);
 
     if (rv != DUST_OK) {
         return rv;
@@ -164,6 +188,7 @@ int resume_member(struct sqlite_lib *lib, const char *path, const struct start_o
     struct err *e)
 {
     struct node_options opt = {.mode = NODE_RESUME, .election_ms = o->election_ms};
+    struct keys given = {.n = 0};
     struct hosted *h = NULL;
     struct database *db;
     char dir[4096];
@@ -171,6 +196,9 @@ int resume_member(struct sqlite_lib *lib, const char *path, const struct start_o
 
     snprintf(dir, sizeof dir, "%s-dust", path);
     rv = load(path, dir, o, &opt.self, e);
+    if (rv == DUST_OK && o->keyfile != NULL) {
+        rv = keys_read(o->keyfile, &given, e);
+    }
     if (rv == DUST_OK) {
         rv = database_prepare(&db, lib->base, path, &o->db, e);
     }
@@ -185,6 +213,7 @@ int resume_member(struct sqlite_lib *lib, const char *path, const struct start_o
         return DUST_NOMEM;
     }
     h->db = db;
+    h->given = given;
     rv = attachment_open(db, &(struct takeover){.ctx = h, .take_over = take_over}, ATTACH_MS, e);
     if (rv == DUST_AGAIN) { /* nobody hosts it: we do */
         rv = host_and_serve(h, &opt, e);

@@ -18,6 +18,7 @@ void registry_add(struct hosted *h, const char *address);
 /* Serve those that attach: h->db is hosted here. */
 int registry_serve(struct hosted *h, struct err *e);
 
-int registry_own_address(const char *text, struct address *a, struct err *e);
+/* An address of ours, in a cluster with a key or without. */
+int registry_own_address(const char *text, bool keyed, struct address *a, struct err *e);
 
 #endif

@@ -110,6 +110,7 @@ static int fill_status(struct hosted *h, const struct cell *args, struct rows *r
     status_text(r, "version", DUST_VERSION_TEXT);
     status_int(r, "id", v.id);
     status_text(r, "address", v.address);
+    status_text(r, "key", v.key);
     status_text(r, "role", v.role);
     status_int(r, "leader_id", v.leader_id);
     status_text(r, "leader", v.leader);

@@ -16,6 +16,7 @@
 
 #include "raft/node_impl.h"
 #include "raft/segments.h"
+#include "raft/smallfile.h"
 #include "raft/torn.h"
 
 #define STACK_BYTES 16384u

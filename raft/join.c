@@ -118,7 +118,7 @@ void join_received(struct node *n, const struct note *note)
     }
     memcpy(a.address, note->text, note->text_len);
     if (!n->running || address_parse(a.address, &address, NULL) != DUST_OK || address.port == 0 ||
-        strcmp(address.text, a.address) != 0 || !address_is_loopback(&address)) {
+        strcmp(address.text, a.address) != 0 || (n->opt.keys.n == 0 && !address_is_loopback(&address))) {
         return; /* nobody to answer: a member asks with an address that it listens on */
     }
     if (node_is_leader(n)) {
@@ -205,8 +205,11 @@ void join_tick(struct node *n)
     struct err e;
 
     if (j->joined_ms == 0 && n->ticks * TICK_MS > n->opt.join_timeout_ms) {
-        err_set(&e, DUST_NOLEADER, "no member of the cluster took this one in within %u ms%s%s", n->opt.join_timeout_ms,
-            j->join_err.text[0] != '\0' ? ": " : " (nobody answered at the addresses given)", j->join_err.text);
+        err_set(&e, DUST_NOLEADER, "no member of the cluster took this one in within %u ms: %s", n->opt.join_timeout_ms,
+            j->join_err.text[0] != '\0' ? j->join_err.text
+            : n->opt.keys.n != 0 ? "nobody answered at the addresses given. Do they have the same key? (dust_status names it)"
+                                 : "nobody answered at the addresses given. If the cluster has a key, this one needs it too: "
+                                   "keyfile=FILE");
         node_fail(n, &e);
         return;
     }

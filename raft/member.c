@@ -24,28 +24,22 @@
  * A member that forgot who it is must not guess: it might vote twice. So a damaged file is refused, with
  * advice, and never repaired.
  *
- * Replacing the file: written beside it as `member.new`, flushed, renamed over it, and the directory
- * flushed. A crash leaves a `member.new` at worst, which the next save removes.
- *
  * No state; the calls on files are for one thread at a time for one directory. */
 #include "raft/member.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "raft/smallfile.h"
 
 #define FORMAT 1
 #define FILE_MAX 4096 /* bytes; member_save writes less than 2300 */
 #define QUOTE_MAX 80
-#define NAME_MAX_SHOWN 160
 
 /* ---- addresses ---- */
 
@@ -416,151 +410,56 @@ static int parse(char *text, size_t n, struct member *out, uint64_t *format, con
 
 /* ---- the file ---- */
 
-/* A path as messages show it: its end, if it is long. */
-static const char *shown(const char *path)
-{
-    size_t n = strlen(path);
-
-    return n > NAME_MAX_SHOWN ? path + n - NAME_MAX_SHOWN : path;
-}
-
-static int make_path(char path[PATH_MAX], const char *dir, const char *name, struct err *e)
-{
-    if (snprintf(path, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX) {
-        return err_set(e, DUST_MISUSE, "the path of %s is too long", shown(dir));
-    }
-    return DUST_OK;
-}
-
-static ssize_t read_all(int fd, char *buf, size_t size)
-{
-    size_t done = 0;
-
-    while (done < size) {
-        ssize_t n = read(fd, buf + done, size - done);
-
-        if (n == 0) {
-            break;
-        }
-        if (n > 0) {
-            done += (size_t)n;
-        } else if (errno != EINTR) {
-            return -1;
-        }
-    }
-    return (ssize_t)done;
-}
-
-static int write_all(int fd, const char *buf, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = write(fd, buf, size);
-
-        if (n >= 0) {
-            buf += n;
-            size -= (size_t)n;
-        } else if (errno != EINTR) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 int member_load(const char *dir, struct member *out, struct err *e)
 {
     char path[PATH_MAX], text[FILE_MAX + 1];
     const char *why;
     uint64_t format;
-    ssize_t n;
-    int fd, rv;
+    size_t n;
+    int rv;
 
-    rv = make_path(path, dir, "member", e);
-    if (rv != DUST_OK) {
+    rv = smallfile_path(path, dir, "member", e);
+    if (rv == DUST_OK) {
+        rv = smallfile_read(path, text, FILE_MAX, &n, e);
+    }
+    if (rv == DUST_NOTFOUND) {
+        return err_set(e, DUST_NOTFOUND, "%s does not exist: this database is not a member of a cluster",
+            smallfile_shown(path));
+    }
+    if (rv == DUST_OK) {
+        rv = parse(text, n, out, &format, &why);
+    } else if (rv == DUST_TOOBIG) {
+        why = "it is too long";
+        rv = DUST_CORRUPT;
+    } else {
         return rv;
-    }
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* whatever lies there, do not hang on it */
-    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) {
-        return err_set(
-            e, DUST_NOTFOUND, "%s does not exist: this database is not a member of a cluster", shown(path));
-    }
-    if (fd < 0) {
-        return err_sys(e, errno, "cannot open %s", shown(path));
-    }
-    n = read_all(fd, text, sizeof text);
-    if (n < 0) {
-        rv = err_sys(e, errno, "cannot read %s", shown(path));
-        close(fd);
-        return rv;
-    }
-    close(fd);
-    why = "it is too long";
-    rv = DUST_CORRUPT;
-    if (n <= FILE_MAX) {
-        text[n] = '\0';
-        rv = parse(text, (size_t)n, out, &format, &why);
     }
     if (rv == DUST_VERSION) {
         return err_set(e, DUST_VERSION,
             "%s has format %" PRIu64
             " and this dust knows formats up to %d: a newer dust wrote it; upgrade this one",
-            shown(path), format, FORMAT);
+            smallfile_shown(path), format, FORMAT);
     }
     if (rv == DUST_CORRUPT) {
         return err_set(e, DUST_CORRUPT,
             "%s is damaged: %s. Put the original back; or remove this member at another one, delete its "
             "folder and "
             "app.db here, and join anew",
-            shown(path), why);
-    }
-    return rv;
-}
-
-int folder_flush(const char *dir, struct err *e)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rv = DUST_OK;
-
-    if (fd < 0 || fsync(fd) != 0) {
-        rv = err_sys(e, errno, "cannot flush the folder %s", shown(dir));
-    }
-    if (fd >= 0) {
-        close(fd);
+            smallfile_shown(path), why);
     }
     return rv;
 }
 
 int member_save(const char *dir, const struct member *m, struct err *e)
 {
-    char path[PATH_MAX], fresh[PATH_MAX], text[FILE_MAX];
-    size_t n;
-    int fd, rv;
+    char path[PATH_MAX], text[FILE_MAX];
 
-    rv = make_path(path, dir, "member", e);
-    if (rv == DUST_OK) {
-        rv = make_path(fresh, dir, "member.new", e);
-    }
-    if (rv != DUST_OK) {
-        return rv;
-    }
     if (!member_valid(m)) {
-        return err_set(
-            e, DUST_MISUSE, "%s was not written: a value for it is missing or impossible", shown(path));
+        if (smallfile_path(path, dir, "member", e) != DUST_OK) {
+            return DUST_MISUSE;
+        }
+        return err_set(e, DUST_MISUSE, "%s was not written: a value for it is missing or impossible",
+            smallfile_shown(path));
     }
-    n = member_print(m, text);
-    unlink(fresh); /* left by a crash */
-    fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0) {
-        return err_sys(e, errno, "cannot create %s", shown(fresh));
-    }
-    if (fchmod(fd, 0600) != 0 || write_all(fd, text, n) != 0 || fsync(fd) != 0) {
-        rv = err_sys(e, errno, "cannot write %s", shown(fresh));
-        close(fd);
-        unlink(fresh);
-        return rv;
-    }
-    if (close(fd) != 0 || rename(fresh, path) != 0) {
-        rv = err_sys(e, errno, "cannot replace %s", shown(path));
-        unlink(fresh);
-        return rv;
-    }
-    return folder_flush(dir, e);
+    return smallfile_save(dir, "member", text, member_print(m, text), e);
 }

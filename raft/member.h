@@ -68,7 +68,4 @@ int member_load(const char *dir, struct member *out, struct err *e);
  * Any thread, but one at a time for one directory; writes and flushes the disk. */
 int member_save(const char *dir, const struct member *m, struct err *e);
 
-/* Make what was created in, renamed in and removed from a folder durable. DUST_OK, DUST_IO, DUST_NOMEM. Any thread. */
-int folder_flush(const char *dir, struct err *e);
-
 #endif

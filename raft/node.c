@@ -346,7 +346,8 @@ static void shut_down(struct node *n)
 
 static int start_on_loop(struct node *n, struct err *e)
 {
-    struct peers_options po = {.bind = n->self.bind, .recv = recv_message, .ctx = n};
+    struct peers_options po = {.bind = n->self.bind, .address = n->address, .keys = &n->opt.keys, .recv = recv_message,
+        .stale = recv_stale, .refused = recv_refused, .ctx = n};
     int rv;
 
     uv_timer_init(&n->loop, &n->timer);

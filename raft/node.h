@@ -10,6 +10,7 @@
 #ifndef DUST_RAFT_NODE_H
 #define DUST_RAFT_NODE_H
 
+#include "raft/key.h"
 #include "raft/member.h"
 #include "raft/outcome.h"
 #include "vfs/database.h"
@@ -30,6 +31,7 @@ struct node_options {
     uint32_t election_ms;
     uint32_t join_timeout_ms; /* until it is taken in */
     uint32_t join_stall_ms;   /* from then on: without anything new */
+    struct keys keys; /* of the cluster; none: it has none, and listens on loopback only */
     bool standby;     /* join as a standby, not a voter */
     uint32_t n_pages; /* NODE_BOOTSTRAP: of the database as it stands, which gets dust's marks */
 };
@@ -56,6 +58,7 @@ struct node_view {
     unsigned in_flight;
     uint64_t log_bytes, snapshot_index;
     uint64_t messages_in, messages_out, bytes_in, bytes_out, dropped;
+    char key[KEYS_MAX * (KEY_HINT_TEXT + 2)]; /* hints of the keys that it has; or "none" */
     struct err failure;
 };
 void node_view(struct node *n, struct node_view *out);

@@ -384,7 +384,9 @@ void send_note(struct node *n, const char *address, raft_id to, const struct not
 void send_commit(struct node *n, bool everybody); /* tell followers the commit index */
 
 /* recv.c */
-void recv_message(void *ctx, void *data, size_t len); /* peers_options.recv */
+void recv_message(void *ctx, void *data, size_t len); /* peers_options.recv, stale, refused */
+void recv_stale(void *ctx, void *data, size_t len);
+void recv_refused(void *ctx, const struct err *why);
 
 /* io.c */
 struct node *io_node(struct raft_io *raft_io);

@@ -6,10 +6,12 @@
  *
  *   peer:  ready ──nn_send: EAGAIN──▶ blocked (NN_SNDFD polled, messages queue) ──writable──▶ ready
  *
+ * With keys, a peer has to be greeted before its first message (greet.c), which waits in the same queues.
+ *
  * NN_RCVFD and NN_SNDFD are level-triggered descriptors that poll as readable; they belong to nanomsg and must be
  * closed by nn_close only after the poll handles on them are. nn_term is never called: others in the process may use
  * nanomsg. In a forked child nothing of this may be touched. */
-#include "raft/peer.h"
+#include "raft/peer_impl.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,55 +26,11 @@
 #include <unistd.h>
 
 #include "raft/forked.h"
-#include "raft/member.h"
+#include "raft/listen.h"
 
-#define ADDRESS_MAX 64
 #define DRAIN_MESSAGES 256
 #define DRAIN_BYTES ((size_t)8 << 20)
 #define HOUSEKEEPING_MS 250
-#define BIND_TRIES 16
-
-struct message {
-    struct message *next;
-    void *msg;
-    size_t len;
-    uint64_t queued_ms;
-    peer_sent_fn cb;
-    void *arg;
-};
-
-struct queue {
-    struct message *first, **tail;
-};
-
-struct peer {
-    struct peer *next;
-    struct peers *owner;
-    char address[ADDRESS_MAX];
-    int socket, endpoint;
-    uv_poll_t poll;
-    bool polling;
-    struct queue queues[2]; /* by class */
-    size_t bytes;
-    unsigned count;
-    uint64_t heard_ms;       /* 0: never */
-    uint64_t sending_since_ms; /* when we began to send without having heard since; 0: we have heard */
-};
-
-struct peers {
-    uv_loop_t *loop;
-    struct peers_options opt;
-    char bound[ADDRESS_MAX];
-    int socket;
-    uv_poll_t poll;
-    uv_timer_t timer;
-    struct peer *first;
-    struct peers_stats stats;
-    unsigned handles; /* that are open */
-    bool closing;
-    void (*closed)(void *arg);
-    void *closed_arg;
-};
 
 static bool is_v6(const char *address)
 {
@@ -82,11 +40,6 @@ static bool is_v6(const char *address)
 static void set_int(int socket, int level, int option, int value)
 {
     nn_setsockopt(socket, level, option, &value, sizeof value);
-}
-
-static void url_of(const char *address, char *out, size_t size)
-{
-    snprintf(out, size, "tcp://%s", address);
 }
 
 /* ---- sending ---- */
@@ -132,7 +85,7 @@ static void drop_queued(struct peer *peer, int status, uint64_t older_than_ms)
 }
 
 /* True if nanomsg took it. */
-static bool try_send(struct peer *peer, void *msg, size_t len)
+bool peer_try_send(struct peer *peer, void *msg, size_t len)
 {
     struct peers *p = peer->owner;
 
@@ -147,13 +100,42 @@ static bool try_send(struct peer *peer, void *msg, size_t len)
     return true;
 }
 
-static void flush(struct peer *peer)
+static void on_writable(uv_poll_t *poll, int status, int events);
+
+void peer_wait_writable(struct peer *peer)
 {
-    for (int i = 0; i < 2; i++) {
+    if (!peer->polling) {
+        peer->polling = uv_poll_start(&peer->poll, UV_READABLE, on_writable) == 0;
+    }
+}
+
+/* May messages be sent, as far as keys go? */
+static bool is_open(const struct peer *peer)
+{
+    return peer->owner->channel == NULL || peer->open;
+}
+
+static bool seal_and_send(struct peer *peer, void *msg, size_t len, enum peer_class cls, bool *sealed)
+{
+    if (!*sealed && peer->owner->channel != NULL) {
+        channel_seal(peer->owner->channel, &peer->session, cls, msg, len - CHANNEL_HEAD - CHANNEL_TAIL);
+    }
+    *sealed = true;
+    return peer_try_send(peer, msg, len);
+}
+
+void peer_flush(struct peer *peer)
+{
+    if (!peer_send_greetings(peer)) {
+        peer_wait_writable(peer);
+        return;
+    }
+    for (int i = 0; i < 2 && is_open(peer); i++) {
         while (peer->queues[i].first != NULL) {
             struct message *m = peer->queues[i].first;
 
-            if (!try_send(peer, m->msg, m->len)) {
+            if (!seal_and_send(peer, m->msg, m->len, (enum peer_class)i, &m->sealed)) {
+                peer_wait_writable(peer);
                 return;
             }
             finish(pop(peer, &peer->queues[i]), DUST_OK);
@@ -169,19 +151,12 @@ static void on_writable(uv_poll_t *poll, int status, int events)
 {
     (void)status;
     (void)events;
-    flush(poll->data);
-}
-
-static void wait_writable(struct peer *peer)
-{
-    if (!peer->polling) {
-        peer->polling = uv_poll_start(&peer->poll, UV_READABLE, on_writable) == 0;
-    }
+    peer_flush(poll->data);
 }
 
 static int open_push(struct peer *peer)
 {
-    char url[ADDRESS_MAX + 8];
+    char url[LISTEN_URL_MAX];
     int fd;
     size_t len = sizeof fd;
 
@@ -196,7 +171,7 @@ static int open_push(struct peer *peer)
     if (is_v6(peer->address)) {
         set_int(peer->socket, NN_SOL_SOCKET, NN_IPV4ONLY, 0);
     }
-    url_of(peer->address, url, sizeof url);
+    listen_url(peer->address, url);
     peer->endpoint = nn_connect(peer->socket, url);
     if (peer->endpoint < 0 || nn_getsockopt(peer->socket, NN_SOL_SOCKET, NN_SNDFD, &fd, &len) < 0 ||
         uv_poll_init(peer->owner->loop, &peer->poll, fd) != 0) {
@@ -218,11 +193,11 @@ static struct peer *find(struct peers *p, const char *address)
     return peer;
 }
 
-static struct peer *find_or_open(struct peers *p, const char *address)
+struct peer *peer_find_or_open(struct peers *p, const char *address)
 {
     struct peer *peer = find(p, address);
 
-    if (peer != NULL || strlen(address) >= ADDRESS_MAX) {
+    if (peer != NULL || strlen(address) >= ADDRESS_TEXT_MAX) {
         return peer;
     }
     peer = calloc(1, sizeof *peer);
@@ -242,13 +217,24 @@ static struct peer *find_or_open(struct peers *p, const char *address)
     return peer;
 }
 
+void *peers_alloc(struct peers *p, size_t len, void **body)
+{
+    bool keyed = p->channel != NULL;
+    char *msg = nn_allocmsg(len + (keyed ? CHANNEL_HEAD + CHANNEL_TAIL : 0), 0);
+
+    *body = msg != NULL && keyed ? msg + CHANNEL_HEAD : msg;
+    return msg;
+}
+
 void peers_send(struct peers *p, const char *address, void *msg, size_t len, enum peer_class cls, peer_sent_fn cb,
     void *arg)
 {
-    struct peer *peer = p->closing ? NULL : find_or_open(p, address);
+    struct peer *peer = p->closing ? NULL : peer_find_or_open(p, address);
+    bool sealed = false;
     struct message *m;
 
-    if (peer != NULL && peer->count == 0 && try_send(peer, msg, len)) {
+    len += p->channel != NULL ? CHANNEL_HEAD + CHANNEL_TAIL : 0;
+    if (peer != NULL && peer->count == 0 && is_open(peer) && seal_and_send(peer, msg, len, cls, &sealed)) {
         if (cb != NULL) {
             cb(arg, DUST_OK);
         }
@@ -264,7 +250,8 @@ void peers_send(struct peers *p, const char *address, void *msg, size_t len, enu
         }
         return;
     }
-    *m = (struct message){.msg = msg, .len = len, .queued_ms = uv_now(p->loop), .cb = cb, .arg = arg};
+    *m = (struct message){
+        .msg = msg, .len = len, .sealed = sealed, .queued_ms = uv_now(p->loop), .cb = cb, .arg = arg};
     *peer->queues[cls].tail = m;
     peer->queues[cls].tail = &m->next;
     peer->bytes += len;
@@ -272,12 +259,25 @@ void peers_send(struct peers *p, const char *address, void *msg, size_t len, enu
     if (peer->sending_since_ms == 0) {
         peer->sending_since_ms = m->queued_ms;
     }
-    wait_writable(peer);
+    if (is_open(peer)) {
+        peer_wait_writable(peer);
+    } else {
+        peer_ask_session(peer);
+    }
+}
+
+void peers_greet(struct peers *p, const char *address)
+{
+    struct peer *peer = p->closing || p->channel == NULL ? NULL : peer_find_or_open(p, address);
+
+    if (peer != NULL) {
+        peer_ask_session(peer);
+    }
 }
 
 void peers_heard(struct peers *p, const char *address)
 {
-    struct peer *peer = find_or_open(p, address);
+    struct peer *peer = peer_find_or_open(p, address);
 
     if (peer != NULL) {
         peer->heard_ms = uv_now(p->loop);
@@ -314,9 +314,11 @@ bool peers_has_socket(const struct peers *p, int fd)
     struct sockaddr_storage own = {0}, other = {0};
     socklen_t own_len = sizeof own, other_len = sizeof other;
     const struct peer *peer = NULL;
-    struct address a;
+    struct address a, bound;
 
-    if (getsockname(fd, (struct sockaddr *)&own, &own_len) == 0 && address_of(&own, &a) && strcmp(a.text, p->bound) == 0) {
+    if (getsockname(fd, (struct sockaddr *)&own, &own_len) == 0 && address_of(&own, &a) &&
+        address_parse(p->bound, &bound, NULL) == DUST_OK &&
+        (address_is_any(&bound) ? a.port == bound.port : strcmp(a.text, p->bound) == 0)) {
         return true;
     }
     if (getpeername(fd, (struct sockaddr *)&other, &other_len) == 0 && address_of(&other, &a)) {
@@ -350,7 +352,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
         bytes += (size_t)n;
         p->stats.messages_in++;
         p->stats.bytes_in += (uint64_t)n;
-        p->opt.recv(p->opt.ctx, msg, (size_t)n);
+        peer_received(p, msg, (size_t)n);
         nn_freemsg(msg);
     }
 }
@@ -359,9 +361,9 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 
 static void reconnect(struct peer *peer)
 {
-    char url[ADDRESS_MAX + 8];
+    char url[LISTEN_URL_MAX];
 
-    url_of(peer->address, url, sizeof url);
+    listen_url(peer->address, url);
     if (peer->endpoint >= 0) {
         nn_shutdown(peer->socket, peer->endpoint);
     }
@@ -393,71 +395,13 @@ static void on_housekeeping(uv_timer_t *timer)
             peer->sending_since_ms = now;
             reconnect(peer);
         }
+        if (peer->asking || (!is_open(peer) && peer->count != 0)) {
+            peer_ask_session(peer);
+        }
     }
 }
 
 /* ---- opening ---- */
-
-/* A port that is free at the moment. */
-static int free_port(const char *host, bool v6)
-{
-    struct sockaddr_in a4 = {.sin_family = AF_INET};
-    struct sockaddr_in6 a6 = {.sin6_family = AF_INET6};
-    socklen_t len = v6 ? sizeof a6 : sizeof a4;
-    struct sockaddr *a = v6 ? (struct sockaddr *)&a6 : (struct sockaddr *)&a4;
-    int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), port = -1;
-
-    if (fd < 0) {
-        return -1;
-    }
-    if (inet_pton(v6 ? AF_INET6 : AF_INET, host, v6 ? (void *)&a6.sin6_addr : (void *)&a4.sin_addr) == 1 &&
-        bind(fd, a, len) == 0 && getsockname(fd, a, &len) == 0) {
-        port = ntohs(v6 ? a6.sin6_port : a4.sin_port);
-    }
-    close(fd);
-    return port;
-}
-
-static int try_bind(struct peers *p, const char *address)
-{
-    char url[ADDRESS_MAX + 8];
-
-    url_of(address, url, sizeof url);
-    return nn_bind(p->socket, url) >= 0 ? 0 : nn_errno();
-}
-
-static int bind_socket(struct peers *p, const char *address, struct err *e)
-{
-    const char *colon = strrchr(address, ':');
-    size_t host_len = colon != NULL ? (size_t)(colon - address) : 0;
-    char host[ADDRESS_MAX];
-    bool v6 = is_v6(address);
-    int rv = EADDRINUSE;
-
-    if (colon == NULL || host_len >= sizeof host || strlen(address) >= sizeof p->bound) {
-        return err_set(e, DUST_MISUSE, "\"%s\" is not an address as host:port", address);
-    }
-    strcpy(p->bound, address);
-    if (strcmp(colon, ":0") != 0) {
-        rv = try_bind(p, address);
-    }
-    for (int i = 0; strcmp(colon, ":0") == 0 && rv == EADDRINUSE && i < BIND_TRIES; i++) {
-        int port;
-
-        snprintf(host, sizeof host, "%.*s", (int)(v6 ? host_len - 2 : host_len), address + (v6 ? 1 : 0));
-        port = free_port(host, v6);
-        if (port < 0) {
-            return err_set(e, DUST_IO, "no free port was found on %s", host);
-        }
-        snprintf(p->bound, sizeof p->bound, v6 ? "[%s]:%d" : "%s:%d", host, port);
-        rv = try_bind(p, p->bound);
-    }
-    if (rv == EADDRINUSE) {
-        return err_set(e, DUST_EXISTS,
-            "the address %s is in use by another program or member: choose another one, or end that program", address);
-    }
-    return rv == 0 ? DUST_OK : err_set(e, DUST_MISUSE, "cannot listen on %s: %s", address, nn_strerror(rv));
-}
 
 int peers_open(struct peers **out, uv_loop_t *loop, const struct peers_options *opt, struct err *e)
 {
@@ -481,7 +425,10 @@ int peers_open(struct peers **out, uv_loop_t *loop, const struct peers_options *
     if (is_v6(opt->bind)) {
         set_int(p->socket, NN_SOL_SOCKET, NN_IPV4ONLY, 0);
     }
-    rv = bind_socket(p, opt->bind, e);
+    rv = listen_bind(p->socket, opt->bind, p->bound, e);
+    if (rv == DUST_OK && opt->keys != NULL && opt->keys->n != 0) {
+        rv = channel_new(&p->channel, opt->keys, e);
+    }
     if (rv != DUST_OK) {
         goto fail_bind;
     }
@@ -499,6 +446,7 @@ int peers_open(struct peers **out, uv_loop_t *loop, const struct peers_options *
     return DUST_OK;
 
 fail_bind:
+    channel_free(p->channel);
     nn_close(p->socket);
 fail_socket:
     free(p);
@@ -522,6 +470,7 @@ static void all_closed(struct peers *p)
         free(peer);
     }
     nn_close(p->socket);
+    channel_free(p->channel);
     p->closed(p->closed_arg);
     free(p);
 }

@@ -4,6 +4,9 @@
  * once if it takes it, and queued otherwise. Nothing here is reliable: a message may be lost with its connection;
  * whoever sends it must be able to send it again. Messages to one peer arrive in order, save for what is lost.
  *
+ * With keys every message is sealed (channel.h). What is sent to a peer for the first time waits until it has been
+ * greeted, as it waits for a connection.
+ *
  * All calls on the loop's thread. */
 #ifndef DUST_RAFT_PEER_H
 #define DUST_RAFT_PEER_H
@@ -13,6 +16,7 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "raft/key.h"
 #include "vfs/err.h"
 
 #define PEER_QUEUE_BYTES ((size_t)64 << 20) /* for one peer; what is over is dropped */
@@ -24,8 +28,12 @@
 struct peers;
 
 struct peers_options {
-    const char *bind; /* host:port, numeric; port 0: any free one */
-    void (*recv)(void *ctx, void *data, size_t len); /* data is valid during the call */
+    const char *bind;         /* host:port, numeric; port 0: any free one */
+    const char *address;      /* where others reach it; read when one is greeted. Not used without keys */
+    const struct keys *keys;  /* NULL, or none in it: messages are not sealed */
+    void (*recv)(void *ctx, void *data, size_t len);  /* data is valid during the call */
+    void (*stale)(void *ctx, void *data, size_t len); /* a member's message for an earlier start of this one: greet it */
+    void (*refused)(void *ctx, const struct err *why); /* a message that was not opened */
     void *ctx;
 };
 
@@ -43,9 +51,15 @@ int peers_open(struct peers **out, uv_loop_t *loop, const struct peers_options *
 /* Where it listens, with the port that was found. */
 const char *peers_bound_address(const struct peers *p);
 
-/* Send a chunk made by nn_allocmsg, which becomes ours. cb may be NULL; it is called exactly once. */
+/* Memory for a message of len bytes, which are to be put at *body. NULL: there is none. */
+void *peers_alloc(struct peers *p, size_t len, void **body);
+
+/* Send a message made by peers_alloc with this len; it becomes ours. cb may be NULL; it is called exactly once. */
 void peers_send(struct peers *p, const char *address, void *msg, size_t len, enum peer_class cls, peer_sent_fn cb,
     void *arg);
+
+/* The peer at this address does not know yet that this is a new start: tell it. */
+void peers_greet(struct peers *p, const char *address);
 
 /* A message from this peer was accepted. */
 void peers_heard(struct peers *p, const char *address);

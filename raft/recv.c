@@ -1,6 +1,7 @@
-/* What comes from other members: whether it is listened to, and whose it is. A message counts only if it is whole, of this
- * cluster, for this member, from another one, and not from a copy of one (roll.c). Messages of libraft's go through the
- * guard; notes are dust's own. All on the loop thread. */
+/* What comes from other members: whether it is listened to, and whose it is. A message counts only if it was sealed for this
+ * start of the member, in a cluster with a key (channel.c); if it is whole, of this cluster, for this member, from another
+ * one, and not from a copy of one (roll.c). Messages of libraft's go through the guard; notes are dust's own. All on the
+ * loop thread. */
 #include <string.h>
 
 #include "raft/node_impl.h"
@@ -57,6 +58,26 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
     default:
         report(&n->db->report, DUST_VERSION, "a message of unknown kind %u from %s was ignored", note->kind,
             h->address);
+    }
+}
+
+void recv_refused(void *ctx, const struct err *why)
+{
+    struct node *n = ctx;
+
+    n->io.refused++;
+    report_err(&n->db->report, why);
+}
+
+void recv_stale(void *ctx, void *data, size_t len)
+{
+    struct node *n = ctx;
+    struct wire_head h;
+    struct wire_body b;
+
+    if (!n->stopping && !n->self.refused && wire_decode(data, len, &h, &b, NULL) == DUST_OK) {
+        wire_body_free(&h, &b);
+        peers_greet(n->peers, h.address);
     }
 }
 

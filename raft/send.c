@@ -3,7 +3,6 @@
  *
  * A request of libraft's is never completed before send_message returns, nor ever fails there: libraft would free it
  * twice. It is completed when its last part is on its way, or in a later turn of the loop if there was none. */
-#include <nanomsg/nn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,15 +107,15 @@ static bool send_one(struct node *n, struct send_req *s, const struct raft_messa
 {
     struct wire_head h;
     size_t size;
-    void *msg;
+    void *msg, *body;
 
     head_for(n, m->server_id, &h);
     size = wire_raft_size(&h, m);
-    msg = nn_allocmsg(size, 0);
+    msg = peers_alloc(n->peers, size, &body);
     if (msg == NULL) {
         return false;
     }
-    wire_raft_put(&h, m, msg);
+    wire_raft_put(&h, m, body);
     s->parts++;
     peers_send(n->peers, m->server_address, msg, size, PEER_NORMAL, part_sent, s);
     return true;
@@ -181,16 +180,16 @@ void send_note(struct node *n, const char *address, raft_id to, const struct not
 {
     struct wire_head h;
     size_t size;
-    void *msg;
+    void *msg, *body;
 
     if (n->peers == NULL || n->stopping || n->self.refused || address == NULL || address[0] == '\0') {
         return;
     }
     head_for(n, to, &h);
     size = wire_note_size(&h, note);
-    msg = nn_allocmsg(size, 0);
+    msg = peers_alloc(n->peers, size, &body);
     if (msg != NULL) {
-        wire_note_put(&h, note, msg);
+        wire_note_put(&h, note, body);
         peers_send(n->peers, address, msg, size, PEER_NORMAL, NULL, NULL);
     }
 }

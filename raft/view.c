@@ -41,6 +41,17 @@ static const char *role_of(const struct node *n)
     }
 }
 
+static void key_names(const struct node *n, char *out)
+{
+    char hint[KEY_HINT_TEXT];
+
+    strcpy(out, n->opt.keys.n == 0 ? "none" : "");
+    for (unsigned i = 0; i < n->opt.keys.n; i++) {
+        strcat(out, i == 0 ? "" : ", ");
+        strcat(out, key_hint(&n->opt.keys, i, hint));
+    }
+}
+
 static void view_run(struct node *n, struct job *job)
 {
     struct call *call = (struct call *)job;
@@ -55,6 +66,7 @@ static void view_run(struct node *n, struct job *job)
     v->id = n->self.id;
     snprintf(v->address, sizeof v->address, "%s", n->address);
     v->role = role_of(n);
+    key_names(n, v->key);
     v->failure = n->failure;
     v->in_flight = atomic_load(&n->submit.count);
     if (n->running && !n->stopping) {

@@ -1,10 +1,12 @@
-/* What changes a cluster: start, join, remove, promote, demote, transfer, leave. */
+/* What changes a cluster: start, join, remove, promote, demote, transfer, leave; and makes a key for one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "command.h"
+#include "raft/key.h"
+#include "raft/smallfile.h"
 
 static int refuse_member(const char *path)
 {
@@ -122,6 +124,27 @@ int run_leave(struct request *r)
 
 int run_key(struct request *r)
 {
-    (void)r;
-    return complain(EXIT_FAILED, "keys are not there yet: members talk on loopback only");
+    const char *file = r->n != 0 ? r->args[0] : NULL;
+    char line[KEY_LINE_MAX], hint[KEY_HINT_TEXT];
+    struct keys keys;
+    struct err e;
+    int rv = key_make(line, &e);
+
+    if (rv == DUST_OK && file != NULL) {
+        rv = smallfile_make(file, line, strlen(line), &e);
+    }
+    if (rv == DUST_OK) {
+        rv = keys_parse(line, strlen(line), "the key", &keys, &e);
+    }
+    if (rv != DUST_OK) {
+        return complain(EXIT_FAILED, "%s", e.text);
+    }
+    if (file == NULL) {
+        fputs(line, stdout);
+    } else {
+        printf("%s holds the key %s. Copy it to the other hosts by a safe way; each member takes it with --keyfile %s, or "
+               "keyfile=%s in its URI.\n",
+            file, key_hint(&keys, 0, hint), file, file);
+    }
+    return EXIT_OK;
 }

@@ -178,6 +178,7 @@ int open_new(const struct request *r, const char *path, sqlite3 **db)
     append_parameter(s, "join", r->join);
     append_parameter(s, "advertise", r->advertise);
     append_parameter(s, "role", r->role);
+    append_parameter(s, "keyfile", r->keyfile);
     uri = sqlite3_str_finish(s);
     if (uri == NULL) {
         return complain(EXIT_FAILED, "out of memory");

@@ -30,10 +30,10 @@ static const struct command commands[] = {
     {"recover", "SRC DEST", "make a plain database of what is left of a member whose majority is lost",
         OPT_FORCE, 2, 2, run_recover},
     {"log", "app.db", "the entries of the log", OPT_FOLLOW | OPT_JSON | OPT_TIMEOUT, 1, 1, run_log},
-    {"key", "[FILE]", "make a key for a cluster", 0, 0, 1, run_key},
+    {"key", "[FILE]", "make a key for a cluster, in a new file, or print it", 0, 0, 1, run_key},
     {"sql", "\"SQL\" app.db", "run statements", OPT_JSON | OPT_TIMEOUT, 2, 2, run_sql},
     {"run", "-- PROGRAM [ARGUMENT ...]", "run a program that knows nothing of dust, with its databases going through it",
-        OPT_DB | OPT_BIND | OPT_JOIN, 1, -1, run_run},
+        OPT_DB | OPT_BIND | OPT_JOIN | OPT_KEYFILE, 1, -1, run_run},
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
 
@@ -45,7 +45,7 @@ static const struct option {
     {OPT_JOIN, "--join", "H:P,...", "addresses of members of the cluster to join"},
     {OPT_ADVERTISE, "--advertise", "H:P", "address by which others reach it, if it is not that of --bind"},
     {OPT_ROLE, "--role", "voter|standby", "what to join as"},
-    {OPT_KEYFILE, "--keyfile", "FILE", "the cluster's key (not there yet)"},
+    {OPT_KEYFILE, "--keyfile", "FILE", "the cluster's key, which `dust key` makes; needed for other than loopback addresses"},
     {OPT_DB, "--db", "PATTERN", "the databases that are meant, as glob patterns with : between"},
     {OPT_JSON, "--json", NULL, "print JSON"},
     {OPT_FOLLOW, "--follow", NULL, "go on printing what is added, until interrupted"},
@@ -138,7 +138,8 @@ static int set_option(struct request *r, const struct option *o, const char *val
         r->role = value;
         break;
     case OPT_KEYFILE:
-        return complain(EXIT_FAILED, "--keyfile: keys are not there yet: members talk on loopback only");
+        r->keyfile = value;
+        break;
     case OPT_DB:
         r->db = value;
         break;

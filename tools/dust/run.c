@@ -125,7 +125,8 @@ int run_run(struct request *r)
     snprintf(preload, sizeof preload, "%s%s%s", library, before != NULL && *before != '\0' ? ":" : "",
         before != NULL ? before : "");
     if (setenv("LD_PRELOAD", preload, 1) != 0 || (r->db != NULL && setenv("DUST_DB", r->db, 1) != 0) ||
-        (r->bind != NULL && setenv("DUST_BIND", r->bind, 1) != 0) || (r->join != NULL && setenv("DUST_JOIN", r->join, 1) != 0)) {
+        (r->bind != NULL && setenv("DUST_BIND", r->bind, 1) != 0) || (r->join != NULL && setenv("DUST_JOIN", r->join, 1) != 0) ||
+        (r->keyfile != NULL && setenv("DUST_KEYFILE", r->keyfile, 1) != 0)) {
         return complain(EXIT_FAILED, "out of memory");
     }
     execv(program, r->args);

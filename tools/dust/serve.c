@@ -166,11 +166,15 @@ int run_serve(struct request *r)
         r->join = r->join != NULL ? r->join : getenv("DUST_JOIN");
         r->join = r->join != NULL && r->join[0] != '\0' ? r->join : NULL;
     }
+    if (r->keyfile == NULL) {
+        r->keyfile = getenv("DUST_KEYFILE");
+        r->keyfile = r->keyfile != NULL && r->keyfile[0] != '\0' ? r->keyfile : NULL;
+    }
     if (!is_member(r->args[0]) && r->bind == NULL) {
         return complain(EXIT_USAGE, "%s is no member of a cluster: serve needs --bind H:P to start one, and --join H:P to join",
             r->args[0]);
     }
-    rv = is_member(r->args[0]) ? open_member(r, r->args[0], &db) : open_new(r, r->args[0], &db);
+    rv = is_member(r->args[0]) && r->keyfile == NULL ? open_member(r, r->args[0], &db) : open_new(r, r->args[0], &db);
     if (rv != EXIT_OK) {
         return rv;
     }
