@@ -21,7 +21,9 @@
  *                                            held ──recalled: gate shut──▶ the local holder has passed it on ──▶ none
  *
  * What was given back counts only when the leader has proposed all that its member had staged (its tail is the
- * member's head); what has been lost on the way is sent again, or time out it goes.
+ * member's head). A large transaction may be on its way for long: as long as parts of it come, or its member says that it
+ * has something in flight, the next one waits, lest that one's transaction take its place. What comes no more for an
+ * election timeout (for ten, if its member is alive and says that it has it) is given up.
  *
  * A new leader first gathers: it grants nothing until every member it can reach has said what it has in flight, and
  * then begins with the member that has something, so that a change of leader is a pause and not an error.
@@ -34,6 +36,7 @@
 
 #define FLAG_READY 1u
 #define FLAG_RECALLED 2u
+#define STAGED_PATIENCE 10u /* election timeouts */
 
 void grant_poke(struct node *n)
 {
@@ -430,6 +433,20 @@ static bool holder_is_gone(struct node *n)
     return w == NULL || !alive(n, w);
 }
 
+/* The holder has given the turn back, and what it has staged is not proposed yet: when did something of it last come? */
+static uint64_t last_moved(const struct node *n)
+{
+    return n->submit.taken_ms > n->grant.recalled_ms ? n->submit.taken_ms : n->grant.recalled_ms;
+}
+
+/* How long to wait for more of it. Not to say that it is coming is to say that it is lost. */
+static uint64_t patience(struct node *n)
+{
+    const struct wish *w = wish_of(n, n->grant.holder);
+
+    return n->raft.election_timeout * (w != NULL && alive(n, w) && w->active != 0 ? STAGED_PATIENCE : 1);
+}
+
 static void decide(struct node *n)
 {
     struct grant *g = &n->grant;
@@ -442,8 +459,7 @@ static void decide(struct node *n)
         return;
     }
     if (g->holder != 0) {
-        if (g->released &&
-            (vid_equal(&g->release_tail, &n->submit.tail) || now - g->recalled_ms > n->raft.election_timeout)) {
+        if (g->released && (vid_equal(&g->release_tail, &n->submit.tail) || now - last_moved(n) > patience(n))) {
             g->holder = 0;
         } else if (holder_is_gone(n)) {
             g->holder = 0;
@@ -553,9 +569,23 @@ void grant_look(struct node *n)
     decide(n);
 }
 
+/* While this loop stood still it could hear nobody: that is no sign of anybody's absence. */
+static void forgive_silence(struct node *n)
+{
+    struct grant *g = &n->grant;
+    uint64_t now = node_now(n), late = g->ticked_ms != 0 ? now - g->ticked_ms : 0;
+
+    g->ticked_ms = now;
+    for (unsigned i = 0; late > 4 * TICK_MS && i < MAX_MEMBERS; i++) {
+        g->wish[i].heard_ms = g->wish[i].heard_ms + late < now ? g->wish[i].heard_ms + late : now;
+    }
+}
+
 void grant_tick(struct node *n)
 {
     struct grant *g = &n->grant;
+
+    forgive_silence(n);
 
     turn_expire(&n->db->turn, g->recalled);
     if (node_is_leader(n)) {

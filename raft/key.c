@@ -109,13 +109,19 @@ static int read_file(const char *path, struct keys *out, struct err *e)
 int keys_read(const char *path, struct keys *out, struct err *e)
 {
     struct stat st;
+    struct err why;
+    int rv;
 
+    if (*path == '\0') {
+        return err_set(e, DUST_MISUSE, "keyfile: the name of a file is needed");
+    }
     if (stat(path, &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH | S_IWGRP)) != 0) {
-        return err_set(e, DUST_REFUSED, "the key in %s is no secret: %s (chmod 600 %s, and better make another one)",
+        return err_set(e, DUST_REFUSED, "keyfile: the key in %s is no secret: %s (chmod 600 %s, and better make another one)",
             smallfile_shown(path), (st.st_mode & S_IROTH) != 0 ? "everybody on this host may read it" : "others may change it",
             smallfile_shown(path));
     }
-    return read_file(path, out, e);
+    rv = read_file(path, out, &why);
+    return rv == DUST_OK ? DUST_OK : err_set(e, rv, "keyfile: %s", why.text);
 }
 
 int keys_load(const char *dir, struct keys *out, struct err *e)

@@ -32,6 +32,7 @@
 #define TICK_MS 20u
 #define BEACON_MS 100u
 #define RESEND_MS 300u
+#define RESEND_MAX_MS 5000u
 #define SLICE_MS 20u       /* how long a member keeps the turn when another one wants it */
 #define GATHER_MS 1000u    /* how long a new leader waits to hear what is in flight */
 #define MAX_MEMBERS ROSTER_MAX /* in one cluster */
@@ -129,6 +130,8 @@ struct submit {
     struct inflight *first;        /* in the order of staging */
     _Atomic unsigned count;        /* any thread reads */
     uint64_t sent_at_ms;           /* when something was last sent or applied */
+    uint32_t resend_ms;            /* it is sent again so long after: longer each time, until something is applied */
+    uint64_t again_ms;             /* when a large one was last sent again since the leader refused a part */
     /* as the leader */
     bool ready; /* every entry of earlier terms is applied */
     raft_term barrier_term;
@@ -137,6 +140,7 @@ struct submit {
     unsigned n_proposed;
     struct vid stream;    /* a transaction whose parts are being proposed */
     uint32_t stream_next; /* 0: none */
+    uint64_t taken_ms;    /* when a part was last taken */
     struct raft_buffer *batch;
     unsigned n_batch, room;
     size_t batch_bytes;
@@ -173,6 +177,7 @@ struct grant {
     raft_id holder; /* 0: nobody */
     uint64_t last_number;
     uint64_t granted_ms, recalled_ms, sent_ms;
+    uint64_t ticked_ms; /* the last tick */
     bool recalling;
     bool released;         /* the holder gave it back with `release_tail`, which is not ours yet */
     struct vid release_tail;
@@ -327,7 +332,7 @@ struct node {
 
 enum note_kind {
     NOTE_SUBMIT = 1,  /* id0 = transaction, num0 = part; data = the entry */
-    NOTE_REFUSED,     /* id0 = transaction, id1 = the leader's tail */
+    NOTE_REFUSED,     /* id0 = transaction, id1 = the leader's tail, num1 = the part that it waits for, 0: not of that one */
     NOTE_TURN_STATE,  /* see grant.c */
     NOTE_TURN_WISH,   /* see grant.c */
     NOTE_JOIN,        /* text = address of the joiner, num0 and req = its boot nonce, num1 = standby */

@@ -18,7 +18,8 @@
  *                 └──────────────────────────────────────────────┘   head moved to something else: commit_done(VOID)
  *
  * Large ones: at most PARTS_AHEAD parts beyond those applied are on their way, so that heartbeats and other
- * messages find room. */
+ * messages find room. Parts that are applied are not sent again in the same term, and the longer nothing is applied, the
+ * less often the others are: a leader or a disk that is slow is not made slower. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,7 @@
 
 int submit_init(struct node *n, struct err *e)
 {
+    n->submit.resend_ms = RESEND_MS;
     n->submit.proposed = calloc(PROPOSED_MAX, sizeof *n->submit.proposed);
     return n->submit.proposed != NULL ? DUST_OK : err_set(e, DUST_NOMEM, "out of memory");
 }
@@ -119,6 +121,7 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
         return OFFER_REFUSED;
     }
     s->batch_bytes += len;
+    s->taken_ms = node_now(n);
     s->stream_next = entry->last ? 0 : entry->part + 1;
     s->stream = entry->id;
     if (entry->last) {
@@ -180,6 +183,7 @@ void submit_received(struct node *n, const struct wire_head *from, const struct 
         no.id[1] = n->submit.tail;
         no.term = n->raft.current_term;
         no.num[0] = n->submit.ready;
+        no.num[1] = vid_equal(&n->submit.stream, &entry.id) ? n->submit.stream_next : 0;
         send_note(n, from->address, from->from, &no);
     }
 }
@@ -286,7 +290,7 @@ void submit_pump(struct node *n)
     }
 }
 
-void submit_again(struct node *n)
+static void send_again(struct node *n, bool all)
 {
     for (struct inflight *f = n->submit.first; f != NULL; f = f->next) {
 #if DUST_BUG == BUG_RESEND
@@ -300,21 +304,38 @@ void submit_again(struct node *n)
             f->id = f->sealed->id;
         }
 #endif
-        f->sent = 0;
+        f->sent = all ? 0 : f->sent < f->applied ? f->sent : f->applied;
     }
     submit_pump(n);
 }
 
-/* The leader cannot use it now. If the oldest in flight fits its tail, something was lost on the way; else something
- * earlier is still to be applied here. */
+void submit_again(struct node *n)
+{
+    n->submit.resend_ms = RESEND_MS;
+    send_again(n, true);
+}
+
+/* The leader cannot use it now. If it waits for an earlier part, or the oldest in flight fits its tail, something was lost
+ * on the way; else something earlier is still to be applied here. All parts behind the one that was lost are refused:
+ * once is enough. */
 void submit_refused(struct node *n, const struct note *note)
 {
-    struct inflight *f = n->submit.first;
+    struct submit *s = &n->submit;
+    struct inflight *f = s->first;
 
     if (f == NULL || note->num[0] == 0 || note->term != n->raft.current_term) {
         return;
     }
-    if (vid_equal(&f->parent, &note->id[1])) {
+    if (f->sealed->n_parts > 1) {
+        if (s->again_ms != 0 && node_now(n) - s->again_ms < RESEND_MS) {
+            return;
+        }
+        s->again_ms = node_now(n);
+    }
+    if (note->num[1] != 0 && vid_equal(&f->id, &note->id[0])) {
+        f->sent = note->num[1] < f->sent ? (uint32_t)note->num[1] : f->sent;
+        submit_pump(n);
+    } else if (vid_equal(&f->parent, &note->id[1])) {
         submit_again(n);
     }
 }
@@ -344,6 +365,7 @@ void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool la
         return;
     }
     s->sent_at_ms = node_now(n);
+    s->resend_ms = RESEND_MS;
     if (!last) {
         if (f->applied <= part) {
             f->applied = part + 1;
@@ -386,9 +408,10 @@ void submit_tick(struct node *n)
     if (node_is_leader(n) && s->barrier_term != n->raft.current_term) {
         submit_leader_changed(n);
     }
-    if (s->first != NULL && node_now(n) - s->sent_at_ms >= RESEND_MS) {
+    if (s->first != NULL && node_now(n) - s->sent_at_ms >= s->resend_ms) {
         s->sent_at_ms = node_now(n);
-        submit_again(n);
+        s->resend_ms = 2 * s->resend_ms < RESEND_MAX_MS ? 2 * s->resend_ms : RESEND_MAX_MS;
+        send_again(n, false);
     }
 }
 

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "vfs/clock.h"
+#include "vfs/store.h"
 
 struct commit *commit_new(size_t room)
 {
@@ -63,7 +64,7 @@ void commit_abandon(struct commit *c)
     pthread_mutex_unlock(&c->mutex);
 }
 
-int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)
+static int wait_for(struct commit *c, uint32_t timeout_ms, bool then_abandon, struct err *e)
 {
     struct timespec until = deadline_in_ms(timeout_ms);
     bool late = false;
@@ -79,8 +80,26 @@ int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)
             *e = c->err;
         }
     } else {
-        c->abandoned = true;
+        c->abandoned = then_abandon;
     }
     pthread_mutex_unlock(&c->mutex);
     return rv;
+}
+
+int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e)
+{
+    return wait_for(c, timeout_ms, true, e);
+}
+
+int commit_wait_agreed(struct commit *c, struct store *s, uint32_t timeout_ms, struct err *e)
+{
+    uint64_t since = clock_ms(), now = since, until = since + timeout_ms;
+    int rv;
+
+    do {
+        rv = wait_for(c, (uint32_t)(until - now), false, e);
+        until = store_patience(s, since, timeout_ms);
+        now = clock_ms();
+    } while (rv == COMMIT_PENDING && until > now);
+    return rv == COMMIT_PENDING ? wait_for(c, 0, true, e) : rv;
 }

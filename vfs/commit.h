@@ -14,6 +14,8 @@
 
 #include "vfs/err.h"
 
+struct store;
+
 struct commit {
     pthread_mutex_t mutex;
     pthread_cond_t cond;
@@ -52,5 +54,8 @@ void commit_abandon(struct commit *c);
 
 /* Wait at most timeout_ms. Returns the outcome's code with *e filled, or COMMIT_PENDING when the time is up. */
 int commit_wait(struct commit *c, uint32_t timeout_ms, struct err *e);
+
+/* As commit_wait, for something that goes through the log: with store_patience(). */
+int commit_wait_agreed(struct commit *c, struct store *s, uint32_t timeout_ms, struct err *e);
 
 #endif

@@ -68,7 +68,7 @@ int database_fence(struct database *db, const char *why, uint32_t timeout_ms, st
     if (rv != DUST_OK) {
         return rv == DUST_STALE ? DUST_BUSY : rv;
     }
-    rv = commit_wait(commit, db->options.timeout_ms, e);
+    rv = commit_wait_agreed(commit, db->store, db->options.timeout_ms, e);
     commit_unref(commit);
     if (rv == COMMIT_PENDING) {
         rv = err_set(e, DUST_UNKNOWN, "no majority of the cluster answered within %u ms", db->options.timeout_ms);

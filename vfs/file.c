@@ -391,7 +391,7 @@ static int commit_phase_two(struct dfile *f)
         return SQLITE_OK;
     }
     /* Nothing was changed. What the program saw meanwhile has to be true all the same. */
-    rv = file_wait_agreed(f, f->snap.seq, &f->snap_id, f->db->options.timeout_ms);
+    rv = file_wait_agreed(f, f->snap.seq, &f->snap_id);
     if (rv == DUST_VOID || (rv == DUST_OK && store_snap_void(f->store, &f->snap))) {
         return SQLITE_BUSY_SNAPSHOT;
     }

@@ -118,8 +118,9 @@ void file_unbind(struct dfile *f);
 /* Have a place for slot[i], 0 or 1, in the page store. A SQLite code. */
 int file_take_slot(struct dfile *f, int i);
 
-/* Wait until a version of the file's store is agreed, as store_wait_agreed. id: what is known of it, or none. */
-int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id, uint32_t timeout_ms);
+/* Wait until a version of the file's store is agreed, as store_wait_agreed, with store_patience. id: what is known of it,
+ * or none. */
+int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id);
 
 /* Pass the turn on, if the file has it. */
 void file_pass_turn(struct dfile *f);

@@ -176,7 +176,7 @@ static int commit_here(struct database *db, struct sealed *sealed, uint32_t read
     *after = v.after;
     db->rep.submit(db->rep.ctx, sealed, &v, commit);
     now = clock_ms();
-    rv = commit_wait(commit, now < until_ms ? (uint32_t)(until_ms - now) : 0, e);
+    rv = commit_wait_agreed(commit, db->store, now < until_ms ? (uint32_t)(until_ms - now) : 0, e);
     commit_unref(commit);
     if (rv != DUST_OK) {
         store_unpin(db->store, snap);

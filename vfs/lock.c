@@ -139,7 +139,7 @@ static bool keep_turn(struct dfile *f)
     return store_attached(f->store) || remote_has_turn(f) ? remote_turn_keep(f) : turn_keep(&f->db->turn, &f->ticket);
 }
 
-int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id, uint32_t timeout_ms)
+static int wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id, uint32_t timeout_ms)
 {
     if (store_attached(f->store) && seq == f->snap.seq && !f->snap_ahead) {
         return DUST_OK; /* as it was when it was taken */
@@ -148,13 +148,26 @@ int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id, uint32
                                     : store_wait_agreed(f->store, seq, timeout_ms);
 }
 
+int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id)
+{
+    uint64_t since = clock_ms(), now = since, until = since + f->db->options.timeout_ms;
+    int rv;
+
+    do {
+        rv = wait_agreed(f, seq, id, (uint32_t)(until - now));
+        until = store_patience(f->store, since, f->db->options.timeout_ms);
+        now = clock_ms();
+    } while (rv == DUST_BUSY && until > now);
+    return rv;
+}
+
 /* What the next writer would stand on. */
-static int wait_for_head(struct dfile *f, uint32_t timeout_ms)
+static int wait_for_head(struct dfile *f)
 {
     struct head_info head;
 
     store_head(f->store, &head);
-    return file_wait_agreed(f, head.seq, &head.id, timeout_ms);
+    return file_wait_agreed(f, head.seq, &head.id);
 }
 
 /* May what this member has be shown, at the connection's level? */
@@ -188,6 +201,7 @@ static void pin_with_turn(struct dfile *f)
 {
     /* What dies with the host is not built on. */
     bool ahead = f->by_hook && !(store_attached(f->store) && store_ahead_of_host(f->store));
+    struct head_info head;
 
     if (ahead || BUG(ROW)) {
         store_pin_head(f->store, f->slot[0], &f->snap);
@@ -197,7 +211,12 @@ static void pin_with_turn(struct dfile *f)
         }
         return;
     }
-    wait_for_head(f, f->by_hook ? f->db->options.timeout_ms : TURN_RETRY_LEASE_MS);
+    if (f->by_hook) {
+        wait_for_head(f);
+    } else {
+        store_head(f->store, &head);
+        wait_agreed(f, head.seq, &head.id, TURN_RETRY_LEASE_MS); /* as long as its place is kept */
+    }
     store_pin(f->store, f->slot[0], &f->snap);
 }
 
@@ -331,7 +350,7 @@ static int lock_reserved(struct dfile *f)
         return SQLITE_BUSY; /* SQLite lets go of the snapshot and begins again; the turn waits for it a while */
     }
     if (!f->by_hook && !BUG(ROW)) {
-        int rv = file_wait_agreed(f, f->snap.seq, &head.id, f->db->options.timeout_ms);
+        int rv = file_wait_agreed(f, f->snap.seq, &head.id);
 
         if (rv == DUST_OK && store_snap_void(f->store, &f->snap)) {
             rv = DUST_VOID;
@@ -461,7 +480,7 @@ int file_wait_to_show(struct dfile *f)
     if (BUG(ROW) || f->forked || (f->snap.seq == 0 && !f->has_turn)) {
         return DUST_OK;
     }
-    rv = f->snap.seq == 0 ? wait_for_head(f, f->db->options.timeout_ms)
-                          : file_wait_agreed(f, f->snap.seq, &f->snap_id, f->db->options.timeout_ms);
+    rv = f->snap.seq == 0 ? wait_for_head(f)
+                          : file_wait_agreed(f, f->snap.seq, &f->snap_id);
     return rv == DUST_OK && f->snap.seq != 0 && store_snap_void(f->store, &f->snap) ? DUST_VOID : rv;
 }

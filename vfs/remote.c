@@ -484,7 +484,12 @@ static int commit_once(struct dfile *f, const struct sealed *sealed, bool *again
     rv = send_commit(f, sealed, slot, *again, until);
     *again = true;
     if (rv == DUST_OK) {
-        rv = wait_done(f, after, until, e);
+        uint64_t since = clock_ms();
+
+        while ((rv = wait_done(f, after, until, e)) == DUST_BUSY && clock_ms() >= until &&
+               store_patience(f->store, since, f->db->options.timeout_ms) > until) {
+            until = store_patience(f->store, since, f->db->options.timeout_ms);
+        }
     }
     if (rv == DUST_BUSY && clock_ms() >= until) {
         f->remote.link.number++;

@@ -197,7 +197,7 @@ static int commit_here(struct dfile *f, struct vid *id, uint64_t *after, struct 
     *after = v.after;
     f->db->rep.submit(f->db->rep.ctx, sealed, &v, commit);
     file_pass_turn(f);
-    rv = BUG(ACK) ? DUST_OK : commit_wait(commit, f->db->options.timeout_ms, e);
+    rv = BUG(ACK) ? DUST_OK : commit_wait_agreed(commit, f->db->store, f->db->options.timeout_ms, e);
     commit_unref(commit);
     if (rv != DUST_OK) {
         txn_disown(&f->txn); /* the pages are the version's, or gone with it */

@@ -208,6 +208,10 @@ void store_rewind_applied(struct store *s, uint64_t index); /* what comes after 
 uint64_t store_applied(struct store *s);
 int store_wait_applied(struct store *s, uint64_t index, uint32_t timeout_ms);
 
+/* Until when, by clock_ms(), to wait for the cluster to agree on something: timeout_ms from `since_ms` on, or from the last
+ * log entry on if one was looked at since. While entries come there is a majority, and what takes long is large. */
+uint64_t store_patience(struct store *s, uint64_t since_ms, uint32_t timeout_ms);
+
 /* What app.db may be brought to: versions of entries up to `index`, which this member's log on disk leads to, and the
  * version `noted`, which is noted elsewhere on disk. What is agreed may be ahead of that: a majority is enough for it, and
  * this member's own disk may be the slowest. Until the first call there is no limit. One thread calls it. */

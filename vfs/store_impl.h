@@ -11,7 +11,7 @@
 #include "vfs/store.h"
 
 #define STORE_MAGIC 0x74737564u /* "dust", little-endian */
-#define STORE_FORMAT 2
+#define STORE_FORMAT 3
 #define CHUNK_NODES 256
 #define N_BUCKETS (1u << 17)
 #define READERS_AT 4096
@@ -49,6 +49,7 @@ struct store_head {
     _Atomic uint32_t told_gen; /* seqlock over `told` */
     struct store_told told;    /* for processes that are attached */
     _Atomic uint64_t applied;
+    _Atomic uint64_t applied_ms; /* when it last changed, as clock_ms() has it */
     _Atomic uint64_t hosts_own; /* seq of the newest version that was written in the host process */
     _Atomic uint32_t caught_up; /* see database.caught_up */
     _Atomic uint64_t turn_of; /* the attached process that has the write turn, and its slot, from 1; 0: none */

@@ -27,6 +27,7 @@ static void wake(struct store *s)
 static void set_applied(struct store *s, uint64_t index)
 {
     s->applied = index;
+    atomic_store_explicit(&s->head->applied_ms, clock_ms(), memory_order_relaxed);
     atomic_store_explicit(&s->head->applied, index, memory_order_release);
 }
 
@@ -424,6 +425,13 @@ void store_rewind_applied(struct store *s, uint64_t index)
 uint64_t store_applied(struct store *s)
 {
     return atomic_load_explicit(&s->head->applied, memory_order_acquire);
+}
+
+uint64_t store_patience(struct store *s, uint64_t since_ms, uint32_t timeout_ms)
+{
+    uint64_t applied_ms = atomic_load_explicit(&s->head->applied_ms, memory_order_relaxed);
+
+    return (applied_ms > since_ms ? applied_ms : since_ms) + timeout_ms;
 }
 
 int store_wait_applied(struct store *s, uint64_t index, uint32_t timeout_ms)

@@ -65,7 +65,7 @@ def test_usage(box):
     assert "dust start" in run("sql", "SELECT 1", box.path("plain.db"), code=5)
     assert not os.path.exists(box.path("x.db"))
     assert "keys are not there" in run("key", code=1)
-    assert "keys are not there" in run("serve", "--keyfile", "k", box.path("x.db"), code=1)
+    assert "keyfile" in run("serve", "--keyfile", box.path("none"), "--bind", address(), box.path("x.db"), code=1)
     assert "loopback" in run("start", box.path("y.db"), "--bind", "8.8.8.8:1", code=1)
 
 

@@ -298,12 +298,13 @@ class Member(Worker):
     def create(self, **args):
         """Start a cluster of one on the file."""
         self.open(self.path, trace=self.trace, **args)
-        self.sql("SELECT dust_start(?)", self.address)
+        self.sql("SELECT dust_start(?, ?)", self.address, self.box.keyfile)
         return self
 
     def join(self, *others, **args):
         self.open(self.path, trace=self.trace, **args)
-        self.sql("SELECT dust_join(?, ?)", self.address, ",".join(o.address for o in others), timeout=60)
+        self.sql("SELECT dust_join(?, ?, ?)", self.address, ",".join(o.address for o in others), self.box.keyfile,
+                 timeout=60)
         return self
 
     def again(self, conn="main", wait=60.0, **args):
@@ -457,6 +458,7 @@ class Box:
     """A temporary folder and the processes that live in it."""
 
     def __init__(self, name="box"):
+        self.keyfile = None
         self.dir = tempfile.mkdtemp(prefix="dust-%s-" % name, dir=os.environ.get("DUST_TMP"))
         self.processes = []
         self.failed = False
@@ -492,6 +494,13 @@ class Box:
 
     def path(self, name):
         return os.path.join(self.dir, name)
+
+    def make_key(self, name="cluster.key"):
+        """A file with a new key, which clusters made from now on have."""
+        self.keyfile = self.path(name)
+        with open(os.open(self.keyfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+            f.write("dust-key-1:%s\n" % os.urandom(32).hex())
+        return self.keyfile
 
     def worker(self, name="w", **args):
         return Worker(self, name, **args)

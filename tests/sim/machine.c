@@ -11,6 +11,7 @@
 
 #include "ext/registry.h"
 #include "raft/node_impl.h"
+#include "raft/smallfile.h"
 #include "tests/sim/client.h"
 #include "tests/sim/net.h"
 #include "tests/sim/sched.h"
@@ -92,11 +93,29 @@ static void remove_orphan(const struct machine *m, const char *error)
     }
 }
 
+/* What every open says. The key, if there is one, is put on the disk first, as by whoever looks after the machine. */
+static int common_parameters(struct machine *m, char *out, size_t size)
+{
+    static const char line[] = "dust-key-1:5151515151515151515151515151515151515151515151515151515151515151\n";
+    int n = snprintf(out, size, "timeout=%u&election=%u", machine_habits.timeout_ms, machine_habits.election_ms);
+    char path[FILES_PATH_MAX];
+    size_t there;
+
+    if (!machine_habits.keyed) {
+        return n;
+    }
+    snprintf(path, sizeof path, "%s.key", m->path);
+    if (files_content(m, path, &there) == NULL && smallfile_make(path, line, sizeof line - 1, NULL) != DUST_OK) {
+        say(1, "m%u: its key cannot be written", m->number);
+    }
+    return n + snprintf(out + n, size - (size_t)n, "&keyfile=%s", path);
+}
+
 /* The process's first thread. */
 static void boot(void *arg)
 {
     struct machine *m = arg;
-    char parameters[256], others[128] = "", error[400], member[FILES_PATH_MAX];
+    char parameters[512], others[128] = "", error[400], member[FILES_PATH_MAX];
     sqlite3 *db;
     size_t size;
 
@@ -108,8 +127,7 @@ static void boot(void *arg)
         }
     }
     for (;;) {
-        int n = snprintf(parameters, sizeof parameters, "timeout=%u&election=%u", machine_habits.timeout_ms,
-            machine_habits.election_ms);
+        int n = common_parameters(m, parameters, sizeof parameters);
 
         if (m->wiped && files_content(m, member, &size) == NULL) {
             snprintf(parameters + n, sizeof parameters - (size_t)n, "&bind=%s&join=%s", m->address, others);
@@ -155,7 +173,8 @@ void machine_start(struct machine *m)
 static void found(void *arg)
 {
     struct machine *m = arg;
-    char parameters[128], error[400], id[VID_HEX_SIZE];
+    char parameters[512], error[400], id[VID_HEX_SIZE];
+    int n;
     struct state state;
     struct vid vid;
     sqlite3 *db;
@@ -166,8 +185,8 @@ static void found(void *arg)
     sqlite3_exec(db, "PRAGMA page_size=1024", NULL, NULL, NULL);
     client_make_tables(db, &state);
     sqlite3_close(db);
-    snprintf(parameters, sizeof parameters, "bind=%s&timeout=%u&election=%u", m->address, machine_habits.timeout_ms,
-        machine_habits.election_ms);
+    n = common_parameters(m, parameters, sizeof parameters);
+    snprintf(parameters + n, sizeof parameters - (size_t)n, "&bind=%s", m->address);
     if (client_open(m, parameters, &db, error, sizeof error) != SQLITE_OK) {
         stuck("cannot begin a cluster: %s", error);
     }

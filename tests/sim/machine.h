@@ -64,6 +64,7 @@ bool machine_leads(const struct machine *m);
 struct machine_habits {
     unsigned clients;
     unsigned election_ms, timeout_ms;
+    bool keyed; /* the cluster has a key: set before anything is set up */
 };
 extern struct machine_habits machine_habits;
 

@@ -40,7 +40,7 @@
 struct options {
     uint64_t seed_from, n_seeds;
     unsigned n_members, n_jobs, verbose;
-    bool ci;
+    bool ci, keyed;
     uint64_t stop_after; /* that many have failed; 0: never */
     uint64_t *hashes;    /* of each seed's trace; NULL: not asked for */
 };
@@ -101,8 +101,9 @@ static void setup_run(void *arg)
 }
 
 /* A cluster of n members, all well, whose threads are ready to go on. */
-static void set_up(unsigned n, unsigned verbose, struct result *result)
+static void set_up(unsigned n, bool keyed, unsigned verbose, struct result *result)
 {
+    machine_habits.keyed = keyed;
     world.result = result;
     world.verbose = verbose;
     chance_begin(n);
@@ -229,8 +230,8 @@ static void job_end(struct job *job, const struct options *opt, int status, stru
         opt->hashes[job->seed - opt->seed_from] = o->hash;
     }
     if (o->verdict != VERDICT_PASSED) {
-        printf("seed %llu: %s\n    again: node_sim --members %u --seeds %llu 1 --verbose\n", N(job->seed), o->reason,
-            n_machines, N(job->seed));
+        printf("seed %llu: %s\n    again: node_sim --members %u%s --seeds %llu 1 --verbose\n", N(job->seed), o->reason,
+            n_machines, opt->keyed ? " --keyed" : "", N(job->seed));
     } else if (opt->verbose) {
         printf("seed %llu: passed, trace %016llx\n", N(job->seed), N(o->hash));
     }
@@ -298,7 +299,7 @@ static void run_part(const struct options *opt, struct totals *totals)
     if (pid == 0) {
         struct result setup = {0};
 
-        set_up(opt->n_members, 0, &setup);
+        set_up(opt->n_members, opt->keyed, 0, &setup);
         run_seeds(opt, shared);
         fflush(NULL);
         _exit(0);
@@ -339,8 +340,9 @@ static int run_ci(const struct options *base)
 {
     static const struct {
         unsigned n_members;
+        bool keyed;
         uint64_t n_seeds;
-    } plan[] = {{3, 7600}, {5, 2000}};
+    } plan[] = {{3, false, 5000}, {3, true, 2600}, {5, false, 1000}, {5, true, 1000}};
     uint64_t *hashes =
         mmap(NULL, 2 * TWICE * sizeof *hashes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     struct report r = {0};
@@ -348,6 +350,7 @@ static int run_ci(const struct options *base)
     struct options opt = *base;
     struct totals t;
     time_t begun = time(NULL);
+    uint64_t n_seeds = 0;
     char text[200];
 
     if (hashes == MAP_FAILED) {
@@ -356,15 +359,18 @@ static int run_ci(const struct options *base)
     }
     for (size_t i = 0; i < sizeof plan / sizeof plan[0]; i++) {
         opt.n_members = plan[i].n_members;
+        opt.keyed = plan[i].keyed;
         opt.seed_from = 1;
         opt.n_seeds = plan[i].n_seeds;
         run_part(&opt, &t);
-        snprintf(text, sizeof text, "%u members: of %llu seeds %llu break a promise, %llu get stuck, %llu crash",
-            opt.n_members, N(t.n_seeds), N(t.n_violations), N(t.n_stuck), N(t.n_crashed));
+        snprintf(text, sizeof text, "%u members%s: of %llu seeds %llu break a promise, %llu get stuck, %llu crash",
+            opt.n_members, opt.keyed ? " with a key" : "", N(t.n_seeds), N(t.n_violations), N(t.n_stuck), N(t.n_crashed));
         report(&r, n_failed(&t) == 0, text);
         tally_add(&sum, &t.tally);
+        n_seeds += plan[i].n_seeds;
     }
     opt.n_members = 3;
+    opt.keyed = true;
     opt.n_seeds = TWICE;
     for (int i = 0; i < 2; i++) {
         opt.hashes = hashes + (size_t)i * TWICE;
@@ -376,7 +382,7 @@ static int run_ci(const struct options *base)
     tally_print(&sum);
     report(&r, everything_met(&sum), "every kind of fault, of answer and of way to catch up was met");
     printf(
-        "# %llu seeds in %lld s\n", N(plan[0].n_seeds + plan[1].n_seeds + 2 * TWICE), (long long)(time(NULL) - begun));
+        "# %llu seeds in %lld s\n", N(n_seeds + 2 * TWICE), (long long)(time(NULL) - begun));
     printf("%u passed, %u failed, 0 skipped\n", r.n_passed, r.n_failed);
     return r.n_failed == 0 ? 0 : 1;
 }
@@ -386,13 +392,12 @@ static int run_ci(const struct options *base)
 static int usage(FILE *to, int status)
 {
     fprintf(to,
-        "usage: node_sim [--seeds FROM COUNT] [--members 3|5] [--jobs J] [--stop-after N] [--verbose] [--verbose]\n"
+        "usage: node_sim [--seeds FROM COUNT] [--members 3|5] [--keyed] [--jobs J] [--stop-after N] [--verbose] [--verbose]\n"
         "       node_sim --ci [--jobs J]\n"
         "\n"
-        "Runs a cluster through COUNT simulations. --stop-after: that many have failed. --verbose: what happens in "
-        "each;\n"
-        "twice: every transaction, and what dust logs. Exit status 0: none failed; 1: otherwise; 2: the simulation\n"
-        "itself could not be run.\n");
+        "Runs a cluster through COUNT simulations. --keyed: the cluster has a key. --stop-after: that many have failed.\n"
+        "--verbose: what happens in each; twice: every transaction, and what dust logs. Exit status 0: none failed; 1:\n"
+        "otherwise; 2: the simulation itself could not be run.\n");
     return status;
 }
 
@@ -439,6 +444,8 @@ int main(int argc, char **argv)
             i++;
         } else if (strcmp(arg, "--stop-after") == 0 && number(value, &opt.stop_after)) {
             i++;
+        } else if (strcmp(arg, "--keyed") == 0) {
+            opt.keyed = true;
         } else if (strcmp(arg, "--verbose") == 0) {
             opt.verbose++;
         } else if (strcmp(arg, "--ci") == 0) {
@@ -459,7 +466,7 @@ int main(int argc, char **argv)
         return run_ci(&opt);
     }
     setup = calloc(1, sizeof *setup);
-    set_up(opt.n_members, opt.verbose > 3 ? opt.verbose : 0, must(setup));
+    set_up(opt.n_members, opt.keyed, opt.verbose > 3 ? opt.verbose : 0, must(setup));
     run_seeds(&opt, &t);
     tally_print(&t.tally);
     printf("%llu seeds, %u members: %llu break a promise, %llu get stuck, %llu crash\n", N(t.n_seeds), opt.n_members,
