@@ -3,6 +3,7 @@
  *     seeds FOLDER
  *
  * The folders must exist. How each target reads its input stands at the top of its file. */
+#include "raft/channel.h"
 #include "raft/descriptor.h"
 #include "raft/fetch.h"
 #include "raft/member.h"
@@ -563,6 +564,59 @@ static void link_seeds(void)
     save("link");
 }
 
+/* What is inside a sealed message; and one as it comes. */
+static void channel_seeds(void)
+{
+    static const char address[] = "10.0.0.1:4001", line[] = "dust-key-1:" "5151515151515151515151515151515151515151515151515151515151515151\n";
+    static const struct session to = {{1}};
+    uint8_t sixteen[16], msg[CHANNEL_HEAD + 4 + CHANNEL_TAIL] = {0};
+    struct channel *c = NULL;
+    struct keys keys;
+
+    memset(sixteen, 5, sizeof sixteen);
+    for (unsigned flags = 0; flags < 4; flags++) {
+        len = 0;
+        add_number(1u << 1 | flags << 4, 1);
+        add(sixteen, sizeof sixteen);
+        add("body", 4);
+        save("channel");
+    }
+    len = 0;
+    add_number(2u << 1, 1);
+    add(sixteen, sizeof sixteen);
+    add_number(sizeof address - 1, 1);
+    add(address, sizeof address - 1);
+    save("channel");
+    len = 0;
+    add_number(3u << 1, 1);
+    add(sixteen, sizeof sixteen);
+    save("channel");
+    len = 0;
+    add_number(0xc0 | 1u << 1, 1); /* changed */
+    add_number(40, 2);
+    add_number(1, 1);
+    add(sixteen, sizeof sixteen);
+    save("channel");
+    check(keys_parse(line, sizeof line - 1, "it", &keys, NULL) == DUST_OK && channel_new(&c, &keys, NULL) == DUST_OK);
+    channel_seal(c, &to, 0, msg, 4);
+    channel_free(c);
+    len = 0;
+    add_number(1, 1);
+    add(msg, sizeof msg);
+    save("channel");
+
+    len = 0;
+    add(line, sizeof line - 1);
+    save("key");
+    len = 0;
+    add("# two\n\n", 7);
+    add(line, sizeof line - 1);
+    add(line, 40);
+    add("1", 1);
+    add(line + 41, sizeof line - 42);
+    save("key");
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || sodium_init() < 0) {
@@ -583,5 +637,6 @@ int main(int argc, char **argv)
     fetch_seeds();
     journal_seeds();
     link_seeds();
+    channel_seeds();
     return 0;
 }
