@@ -586,7 +586,6 @@ void grant_tick(struct node *n)
     struct grant *g = &n->grant;
 
     forgive_silence(n);
-
     turn_expire(&n->db->turn, g->recalled);
     if (node_is_leader(n)) {
         if (n->submit.ready) {

@@ -41,8 +41,9 @@ TIMEOUT_MS = 4000
 class Network:
     """The proxy in front of all members."""
 
-    def __init__(self, box, seed):
-        self.p = subprocess.Popen([os.path.join(TOOLS, "faults_proxy"), str(seed % 2**31)], stdin=subprocess.PIPE,
+    def __init__(self, seed, keyfile):
+        argv = [os.path.join(TOOLS, "faults_proxy"), str(seed % 2**31)] + ([keyfile] if keyfile else [])
+        self.p = subprocess.Popen(argv, stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, text=True, bufsize=1)
         self.lock = threading.Lock()
 
@@ -116,6 +117,8 @@ class Member(cluster.Worker):
         u = "file:%s?vfs=dust&timeout=%d" % (self.path, TIMEOUT_MS)
         if join is not False:
             u += "&bind=127.0.0.1:%d&advertise=%s" % (self.port, self.address)
+        if join is not False and self.run.keyed:
+            u += "&keyfile=" + self.box_.keyfile
         if join:
             u += "&join=" + ",".join(m.address for m in join)
         return u
@@ -187,7 +190,8 @@ class Run:
         self.pause = args.pause
         self.quiet = args.quiet
         self.box = cluster.Box("faults")
-        self.net = Network(self.box, self.seed)
+        self.keyed = args.key == "yes" or (args.key is None and self.seed >> 1 & 1 == 1)
+        self.net = Network(self.seed, self.box.make_key() if self.keyed else None)
         self.begun = time.monotonic()
         self.log_file = open(os.path.join(self.box.dir, "faults.log"), "w")
         self.counts = {}
@@ -682,6 +686,7 @@ def main():
     p.add_argument("--threads", type=int, default=3)
     p.add_argument("--pause", type=float, default=0.02, help="of each client between operations, seconds at most")
     p.add_argument("--faults", default="", help="comma list of " + " ".join(f.__name__ for f in FAULTS))
+    p.add_argument("--key", choices=["yes", "no"], help="whether the cluster has a key; else the seed says")
     p.add_argument("--keep", default=None, help="move the folder there")
     p.add_argument("--quiet", action="store_true")
     args = p.parse_args()

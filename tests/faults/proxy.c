@@ -12,6 +12,10 @@
  *     dup      so many of 1000 are sent once more, up to half a second later
  *     reorder  so many of 1000 wait for up to 50 ms while later ones pass
  *
+ * With a key (the file is the second argument) the address is sealed; but each message carries the session of its sender
+ * in clear, and whose that is stands in the first hello of that session, which is opened here (raft/channel.h). What comes
+ * before, an answer to another's hello, is passed on unharmed.
+ *
  * Commands on standard input, one a line; each is answered with one line, "ok" or what is wrong:
  *     listen PORT TARGET NAME          in front of 127.0.0.1:TARGET
  *     link FROM TO cut|hold|open DELAY JITTER LOSS DUP REORDER
@@ -33,12 +37,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "raft/channel.h"
+
 #define MEMBERS 16
 #define NAME_SIZE 16
 #define QUEUE_MAX ((size_t)256 << 20)
 #define MESSAGE_MAX ((uint64_t)80 << 20)
 #define GREETING 8
 #define OFFSET_ADDRESS 46 /* of the length of the sender's address in a message (raft/wire.c) */
+
+#define OFFSET_KIND 4     /* of a sealed message (raft/channel.c) */
+#define OFFSET_SESSION 8
 
 enum link_state { LINK_OPEN, LINK_CUT, LINK_HOLD };
 
@@ -47,7 +56,7 @@ struct link {
     unsigned delay_ms, jitter_ms, loss, dup, reorder;
 };
 
-struct member {
+struct host {
     char name[NAME_SIZE];
     int port, target, fd;
 };
@@ -80,7 +89,15 @@ struct pipe { /* a connection: client → us → member */
     bool broken;
 };
 
-static struct member members[MEMBERS];
+struct known { /* whose session it is */
+    struct session session;
+    int member;
+};
+
+static struct channel *reader; /* NULL: no key */
+static struct known *known;
+static size_t n_known;
+static struct host members[MEMBERS];
 static int n_members;
 static struct link links[MEMBERS][MEMBERS];
 static struct pipe *pipes;
@@ -124,6 +141,48 @@ static int by_address(const uint8_t *text, size_t len)
     return -1;
 }
 
+/* ---- sealed messages ---- */
+
+static int by_session(const uint8_t *session)
+{
+    for (size_t i = n_known; i > 0; i--) {
+        if (memcmp(known[i - 1].session.b, session, sizeof known->session.b) == 0) {
+            return known[i - 1].member;
+        }
+    }
+    return -1;
+}
+
+static int of_sealed(const uint8_t *body, size_t len)
+{
+    uint8_t copy[CHANNEL_GREETING_MAX];
+    struct channel_received r;
+    int from = by_session(body + OFFSET_SESSION);
+    struct known *more;
+
+    if (from >= 0 || body[OFFSET_KIND] != CHANNEL_HELLO || len > sizeof copy) {
+        return from;
+    }
+    memcpy(copy, body, len);
+    if (channel_open(reader, copy, len, &r, NULL) != DUST_OK) {
+        return -1;
+    }
+    from = by_address((const uint8_t *)r.address, strlen(r.address));
+    more = from >= 0 ? realloc(known, (n_known + 1) * sizeof *known) : NULL;
+    if (more != NULL) {
+        known = more;
+        known[n_known++] = (struct known){r.from, from};
+    }
+    return from;
+}
+
+static int of_plain(const uint8_t *body, size_t len)
+{
+    return len > OFFSET_ADDRESS + 1 && len >= OFFSET_ADDRESS + 1 + (size_t)body[OFFSET_ADDRESS]
+               ? by_address(body + OFFSET_ADDRESS + 1, body[OFFSET_ADDRESS])
+               : -1;
+}
+
 /* ---- messages ---- */
 
 static void insert(struct pipe *p, struct message *m)
@@ -162,8 +221,8 @@ static void pass(struct pipe *p, const uint8_t *data, size_t len)
     const struct link *l = &plain;
     uint64_t now = now_ms(), due = now;
 
-    if (p->from < 0 && len > 8 + OFFSET_ADDRESS + 1 && len >= 8 + OFFSET_ADDRESS + 1 + (size_t)body[OFFSET_ADDRESS]) {
-        p->from = by_address(body + OFFSET_ADDRESS + 1, body[OFFSET_ADDRESS]);
+    if (p->from < 0) {
+        p->from = reader != NULL && channel_is_sealed(body, len - 8) ? of_sealed(body, len - 8) : of_plain(body, len - 8);
     }
     if (p->from >= 0) {
         l = &links[p->from][p->to];
@@ -509,6 +568,13 @@ int main(int argc, char **argv)
 {
     struct epoll_event in = {.events = EPOLLIN}, events[64];
 
+    struct keys keys;
+    struct err e;
+
+    if (argc > 2 && (keys_read(argv[2], &keys, &e) != DUST_OK || channel_new(&reader, &keys, &e) != DUST_OK)) {
+        fprintf(stderr, "%s\n", e.text);
+        return 2;
+    }
     srandom(argc > 1 ? (unsigned)atoi(argv[1]) : 1);
     ep = epoll_create1(EPOLL_CLOEXEC);
     epoll_ctl(ep, EPOLL_CTL_ADD, 0, &in);
@@ -536,7 +602,7 @@ int main(int argc, char **argv)
                     return 0;
                 }
             } else if (is_member(s)) {
-                accept_one((int)((struct member *)(void *)s - members));
+                accept_one((int)((struct host *)(void *)s - members));
             } else if (s == &s->pipe->client) {
                 read_client(s->pipe);
             } else if ((events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
