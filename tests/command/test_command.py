@@ -14,7 +14,7 @@ from cluster import ROOT, SLOW, address, child_env, plain, wait_until
 from tool import DUST, Serve, Served, as_json, run, sql, status
 
 NAMES = ["serve", "start", "join", "status", "members", "remove", "promote", "demote", "transfer", "leave", "backup", "restore",
-         "recover", "log", "key", "sql", "run"]
+         "recover", "log", "key", "sql", "run", "bench"]
 
 
 @pytest.fixture
@@ -261,3 +261,26 @@ def test_no_majority(box, served):
                        env=child_env(), stdin=subprocess.DEVNULL, timeout=100 * SLOW)
     assert p.returncode in (3, 4) and p.stderr.startswith("dust: "), p  # no leader, or it had just been handed in
     assert json.loads(run("sql", "SELECT count(*) AS n FROM t", a, "--json")) == [{"n": 0}]
+
+
+def test_bench(box, served):
+    """Every stage did something, plain SQLite too, and nothing is left of it; nor when it is interrupted."""
+    a, b, _ = served.paths
+    rows = json.loads(run("bench", a, "--seconds", "1", "--clients", "1,3", "--json"))
+    assert [r["clients"] for r in rows] == [1] * 5 + [3] * 5
+    for r in rows:
+        assert r["per_second"] > 0 and r["errors"] == 0, r
+        assert 0 <= r["p50_ms"] <= r["p99_ms"] <= r["p999_ms"] <= r["max_ms"] and r["max_ms"] > 0, r
+        assert (r["of_plain"] is None) == ("plain" in r["what"])
+    assert sql(a, "SELECT count(*) FROM sqlite_master WHERE name = 'dust_bench'") == [[0]]
+    assert not [x for x in os.listdir(box.dir) if "bench" in x]
+    p = subprocess.Popen([DUST, "bench", b, "--seconds", "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         env=child_env(), stdin=subprocess.DEVNULL)
+    wait_until("it works", lambda: sql(a, "SELECT count(*) FROM sqlite_master WHERE name = 'dust_bench'") == [[1]])
+    assert "dust_bench" in run("bench", a, code=1)
+    p.send_signal(signal.SIGINT)
+    out, _ = p.communicate(timeout=60 * SLOW)
+    assert p.returncode == 1 and "insert" in out
+    assert sql(a, "SELECT count(*) FROM sqlite_master WHERE name = 'dust_bench'") == [[0]]
+    assert not [x for x in os.listdir(box.dir) if "bench" in x]
+    assert "numbers" in run("bench", a, "--clients", "0", code=2)

@@ -19,14 +19,14 @@ enum exit_code {
 /* Options: a bit each. */
 enum {
     OPT_BIND = 1, OPT_JOIN = 2, OPT_ADVERTISE = 4, OPT_ROLE = 8, OPT_KEYFILE = 16, OPT_JSON = 32, OPT_TIMEOUT = 64,
-    OPT_FOLLOW = 128, OPT_FORCE = 256, OPT_DB = 512
+    OPT_FOLLOW = 128, OPT_FORCE = 256, OPT_DB = 512, OPT_CLIENTS = 1024, OPT_SECONDS = 2048
 };
 
 struct request {
     const struct command *command;
-    const char *bind, *join, *advertise, *role, *keyfile, *db;
+    const char *bind, *join, *advertise, *role, *keyfile, *db, *clients;
     bool json, follow, force;
-    int timeout_ms;
+    int timeout_ms, seconds;
     int n; /* what is left of the command line */
     char **args;
 };
@@ -110,5 +110,6 @@ int run_log(struct request *r);
 int run_key(struct request *r);
 int run_sql(struct request *r);
 int run_run(struct request *r);
+int run_bench(struct request *r);
 
 #endif

@@ -34,6 +34,8 @@ static const struct command commands[] = {
     {"sql", "\"SQL\" app.db", "run statements", OPT_JSON | OPT_TIMEOUT, 2, 2, run_sql},
     {"run", "-- PROGRAM [ARGUMENT ...]", "run a program that knows nothing of dust, with its databases going through it",
         OPT_DB | OPT_BIND | OPT_JOIN | OPT_KEYFILE, 1, -1, run_run},
+    {"bench", "app.db", "how fast this cluster is from here, beside plain SQLite on the same disk",
+        OPT_CLIENTS | OPT_SECONDS | OPT_JSON | OPT_TIMEOUT, 1, 1, run_bench},
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
 
@@ -47,6 +49,8 @@ static const struct option {
     {OPT_ROLE, "--role", "voter|standby", "what to join as"},
     {OPT_KEYFILE, "--keyfile", "FILE", "the cluster's key, which `dust key` makes; needed for other than loopback addresses"},
     {OPT_DB, "--db", "PATTERN", "the databases that are meant, as glob patterns with : between"},
+    {OPT_CLIENTS, "--clients", "N,...", "numbers of clients to try; 1,8,64 unless given"},
+    {OPT_SECONDS, "--seconds", "S", "how long each is tried; 3 unless given"},
     {OPT_JSON, "--json", NULL, "print JSON"},
     {OPT_FOLLOW, "--follow", NULL, "go on printing what is added, until interrupted"},
     {OPT_FORCE, "--force", NULL, "even if the cluster may be alive, or pages are damaged"},
@@ -152,6 +156,16 @@ static int set_option(struct request *r, const struct option *o, const char *val
     case OPT_FORCE:
         r->force = true;
         break;
+    case OPT_CLIENTS:
+        r->clients = value;
+        break;
+    case OPT_SECONDS:
+        ms = strtol(value, &end, 10);
+        if (*value < '0' || *value > '9' || *end != '\0' || ms < 1 || ms > 86400) {
+            return complain(EXIT_USAGE, "--seconds %s: a number from 1 to 86400 is needed", value);
+        }
+        r->seconds = (int)ms;
+        break;
     case OPT_TIMEOUT:
         ms = strtol(value, &end, 10);
         if (*value < '0' || *value > '9' || *end != '\0' || ms > INT_MAX) {
@@ -215,7 +229,7 @@ static int read_line(struct request *r, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct request r = {.timeout_ms = 30000};
+    struct request r = {.timeout_ms = 30000, .seconds = 3};
     int rv;
 
     if (argc < 2) {

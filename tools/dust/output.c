@@ -33,6 +33,7 @@ static void print_hex(const unsigned char *blob, int n)
 
 static void print_json_value(sqlite3_stmt *stmt, int i)
 {
+    char text[40];
     double v;
 
     switch (sqlite3_column_type(stmt, i)) {
@@ -47,7 +48,8 @@ static void print_json_value(sqlite3_stmt *stmt, int i)
         if (v - v != 0) {
             fputs(v > 0 ? "1e999" : "-1e999", stdout); /* infinity */
         } else {
-            printf("%.17g", v);
+            snprintf(text, sizeof text, "%.15g", v);
+            printf(strtod(text, NULL) == v ? "%.15g" : "%.17g", v);
         }
         break;
     case SQLITE_BLOB:
