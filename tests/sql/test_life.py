@@ -124,8 +124,9 @@ def test_a_thousand_opens(m):
         """, m.path)
     threads, fds = m.threads(), len(os.listdir("/proc/%d/fd" % m.pid))
     m.py("use(%d)" % scaled(1000, 50))
-    assert m.threads() == threads
-    assert len(os.listdir("/proc/%d/fd" % m.pid)) == fds
+    # Work in the background (the log's next segment, a checkpoint) has a file or a thread of its own at times.
+    wait_until("as many threads as before", lambda: m.threads() <= threads)
+    wait_until("as many files as before", lambda: len(os.listdir("/proc/%d/fd" % m.pid)) <= fds)
     assert m.status()["snapshots_held"] <= 2
 
 
