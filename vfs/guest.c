@@ -32,6 +32,15 @@ static bool welcome(struct guest *g, uint32_t number)
     return guest_send(g, LINK_WELCOME, number, body, k.n);
 }
 
+/* Under the mutex: service_guests looks at it from another thread. */
+static void become(struct guest *g, uint32_t owner, bool primary)
+{
+    pthread_mutex_lock(&g->s->mutex);
+    g->owner = owner;
+    g->primary = primary;
+    pthread_mutex_unlock(&g->s->mutex);
+}
+
 static bool hello(struct guest *g, const struct link_msg *m)
 {
     struct unpack k = {.p = m->body, .left = m->len};
@@ -55,8 +64,7 @@ static bool hello(struct guest *g, const struct link_msg *m)
         do {
             s->last_owner++;
         } while (s->last_owner == 0 || s->last_owner == UINT32_MAX || primary_of(s, s->last_owner) != NULL);
-        g->owner = s->last_owner;
-        g->primary = true;
+        become(g, s->last_owner, true);
         if (!holds) {
             database_unreserve_turn(s->db, g->owner_before);
         }
@@ -66,7 +74,7 @@ static bool hello(struct guest *g, const struct link_msg *m)
             guest_reply(g, m->number, DUST_CLOSED, "no process of this number is attached");
             return false;
         }
-        g->owner = owner;
+        become(g, owner, false);
         g->owner_before = first->owner_before;
     }
     g->greeted = true;

@@ -68,7 +68,7 @@ struct service {
     int listen_fd, wake_fd, epoll_fd;
     _Atomic bool closing;
     uint64_t listen_again_ms;
-    pthread_mutex_t mutex; /* over the list, for those who look on */
+    pthread_mutex_t mutex; /* over the list, and who they are, for those who look on */
     struct guest *first;
     uint32_t last_owner;
     uint64_t started_ms;
