@@ -155,6 +155,13 @@ class Member(cluster.Worker):
                 raise
             self.work()
 
+    def wipe(self):
+        self.kill9()
+        shutil.rmtree(self.dir)
+        os.makedirs(self.dir)
+        power.clear(self.undo)
+        self.is_member = False
+
     def join_again(self, others):
         """As a new member, with nothing. What an earlier try has left in the cluster is removed first, as dust says."""
         for _ in range(8):
@@ -164,10 +171,7 @@ class Member(cluster.Worker):
                 break
             except SqlError as e:
                 self.run.say("   %s cannot join yet: %s" % (self.name, str(e)[:150]))
-                self.kill9()
-                shutil.rmtree(self.dir)
-                os.makedirs(self.dir)
-                power.clear(self.undo)
+                self.wipe()
                 left = re.search(r"belongs to member (\d+) of this cluster", str(e))
                 if left:
                     self.run.random.choice(others).ask("SELECT dust_remove(%s)" % left.group(1), 40)
@@ -195,6 +199,7 @@ class Run:
         self.begun = time.monotonic()
         self.log_file = open(os.path.join(self.box.dir, "faults.log"), "w")
         self.counts = {}
+        self.leaving = set()  # members that may have been removed
         self.violations = []
         self.members = [Member(self, "abcde"[i]) for i in range(args.members)]
         self.faults = [f for f in FAULTS if f.__name__ in args.faults or (not args.faults and f not in BY_NAME_ONLY)]
@@ -344,11 +349,17 @@ class Run:
             for m in self.members:
                 role = m.ask("SELECT dust_role()", 30)
                 if role == "failed":
-                    self.say("%s has failed: %s; reopened" % (m.name, m.ask(
-                        "SELECT value FROM dust_status WHERE name = 'failure'")))
+                    why = m.ask("SELECT value FROM dust_status WHERE name = 'failure'")
                     self.counts["reopened"] = self.counts.get("reopened", 0) + 1
-                    m.kill9()
-                    m.come_back()
+                    if m in self.leaving and why and "was removed from its cluster" in why:
+                        self.say("%s was removed after all; joins again" % m.name)
+                        m.wipe()
+                        m.join_again([x for x in self.members if x is not m])
+                        self.leaving.discard(m)
+                    else:
+                        self.say("%s has failed: %s; reopened" % (m.name, why))
+                        m.kill9()
+                        m.come_back()
                     return None
                 leaders.add(m.ask("SELECT dust_leader()", 30))
             return len(leaders) == 1 and None not in leaders
@@ -660,15 +671,13 @@ def replace(run):
     m = run.pick(0.3)
     others = [x for x in up if x is not m]
     id_ = m.ask("SELECT dust_id()")
+    run.leaving.add(m)  # without an answer it may yet be removed
     if id_ is None or run.random.choice(others).ask("SELECT dust_remove(%d)" % id_, 40) is None:
         return
-    m.kill9()
-    shutil.rmtree(m.dir)
-    os.makedirs(m.dir)
-    power.clear(m.undo)
+    m.wipe()
     yield "%s is removed" % m.name
-    m.is_member = False
     m.join_again(others)
+    run.leaving.discard(m)
     yield "%s has joined" % m.name
 
 
