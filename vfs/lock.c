@@ -155,9 +155,12 @@ int file_wait_agreed(struct dfile *f, uint64_t seq, const struct vid *id)
 
     do {
         rv = wait_agreed(f, seq, id, (uint32_t)(until - now));
-        until = store_patience(f->store, since, f->db->options.timeout_ms);
         now = clock_ms();
-    } while (rv == DUST_BUSY && until > now);
+        if (rv != DUST_BUSY || now < until) {
+            break; /* (busy before its time: nobody is there to agree any more) */
+        }
+        until = store_patience(f->store, since, f->db->options.timeout_ms);
+    } while (until > now);
     return rv;
 }
 
@@ -480,7 +483,6 @@ int file_wait_to_show(struct dfile *f)
     if (BUG(ROW) || f->forked || (f->snap.seq == 0 && !f->has_turn)) {
         return DUST_OK;
     }
-    rv = f->snap.seq == 0 ? wait_for_head(f)
-                          : file_wait_agreed(f, f->snap.seq, &f->snap_id);
+    rv = f->snap.seq == 0 ? wait_for_head(f) : file_wait_agreed(f, f->snap.seq, &f->snap_id);
     return rv == DUST_OK && f->snap.seq != 0 && store_snap_void(f->store, &f->snap) ? DUST_VOID : rv;
 }
