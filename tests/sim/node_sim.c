@@ -30,11 +30,11 @@
 #include "tests/sim/client.h"
 #include "tests/sim/faults.h"
 #include "tests/sim/history.h"
+#include "tests/sim/jobs.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/sched.h"
 
 #define SEED_SECONDS 60 /* of real time: a seed that takes longer is taken to hang */
-#define JOBS_MAX 64
 #define SETUP_NS (60 * S_NS)
 
 struct options {
@@ -186,32 +186,26 @@ static void tally_print(const struct tally *t)
     printf("# %llu s of virtual time, %llu slices\n", N(t->virtual_ms / 1000), N(t->slices));
 }
 
-struct job {
-    pid_t pid; /* 0: free */
-    uint64_t seed;
-    struct result *result;
+struct run { /* of seeds */
+    const struct options *opt;
+    struct totals *totals;
 };
 
-static void job_start(struct job *job, const struct options *opt, uint64_t seed)
+static void seed_begins(void *ctx, uint64_t seed, void *result)
 {
-    memset(job->result, 0, sizeof *job->result);
-    job->seed = seed;
-    fflush(NULL);
-    job->pid = fork();
-    if (job->pid < 0) {
-        perror("node_sim: fork");
-        exit(2);
-    }
-    if (job->pid == 0) {
-        alarm(SEED_SECONDS);
-        run_seed(opt, seed, job->result);
-        _exit(3);
-    }
+    run_seed(((struct run *)ctx)->opt, seed, result);
 }
 
-static void job_end(struct job *job, const struct options *opt, int status, struct totals *totals)
+static uint64_t n_failed(const struct totals *t)
 {
-    struct result *o = job->result;
+    return t->n_violations + t->n_stuck + t->n_crashed;
+}
+
+static bool seed_ended(void *ctx, uint64_t seed, void *result, int status)
+{
+    const struct options *opt = ((struct run *)ctx)->opt;
+    struct totals *totals = ((struct run *)ctx)->totals;
+    struct result *o = result;
 
     if (WIFSIGNALED(status)) {
         snprintf(o->reason, sizeof o->reason, "%s (signal %d)", WTERMSIG(status) == SIGALRM ? "it hangs" : "it crashes",
@@ -227,60 +221,25 @@ static void job_end(struct job *job, const struct options *opt, int status, stru
     totals->n_crashed += o->verdict == VERDICT_CRASHED;
     tally_add(&totals->tally, &o->tally);
     if (opt->hashes != NULL) {
-        opt->hashes[job->seed - opt->seed_from] = o->hash;
+        opt->hashes[seed - opt->seed_from] = o->hash;
     }
     if (o->verdict != VERDICT_PASSED) {
-        printf("seed %llu: %s\n    again: node_sim --members %u%s --seeds %llu 1 --verbose\n", N(job->seed), o->reason,
-            n_machines, opt->keyed ? " --keyed" : "", N(job->seed));
+        printf("seed %llu: %s\n    again: node_sim --members %u%s --seeds %llu 1 --verbose\n", N(seed), o->reason,
+            n_machines, opt->keyed ? " --keyed" : "", N(seed));
     } else if (opt->verbose) {
-        printf("seed %llu: passed, trace %016llx\n", N(job->seed), N(o->hash));
+        printf("seed %llu: passed, trace %016llx\n", N(seed), N(o->hash));
     }
-    job->pid = 0;
-}
-
-static uint64_t n_failed(const struct totals *t)
-{
-    return t->n_violations + t->n_stuck + t->n_crashed;
+    return opt->stop_after == 0 || n_failed(totals) < opt->stop_after;
 }
 
 static void run_seeds(const struct options *opt, struct totals *totals)
 {
-    uint64_t seed = opt->seed_from, end = opt->seed_from + opt->n_seeds;
-    struct job jobs[JOBS_MAX] = {0};
-    struct result *results =
-        mmap(NULL, opt->n_jobs * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    unsigned i, n_running = 0;
+    struct run run = {.opt = opt, .totals = totals};
 
-    if (results == MAP_FAILED) {
-        perror("node_sim: mmap");
-        exit(2);
-    }
     *totals = (struct totals){0};
-    for (i = 0; i < opt->n_jobs; i++) {
-        jobs[i].result = &results[i];
-    }
-    while (seed < end || n_running > 0) {
-        int status;
-        pid_t pid;
-
-        for (i = 0; i < opt->n_jobs && seed < end; i++) {
-            if (jobs[i].pid == 0) {
-                job_start(&jobs[i], opt, seed++);
-                n_running++;
-            }
-        }
-        pid = waitpid(-1, &status, 0);
-        for (i = 0; i < opt->n_jobs; i++) {
-            if (pid > 0 && jobs[i].pid == pid) {
-                job_end(&jobs[i], opt, status, totals);
-                n_running--;
-                if (opt->stop_after != 0 && n_failed(totals) >= opt->stop_after) {
-                    end = seed;
-                }
-            }
-        }
-    }
-    munmap(results, opt->n_jobs * sizeof *results);
+    jobs_run(&(struct jobs){.program = "node_sim", .seed_from = opt->seed_from, .n_seeds = opt->n_seeds,
+        .at_once = opt->n_jobs, .seconds = SEED_SECONDS, .result_size = sizeof(struct result), .run = seed_begins,
+        .ended = seed_ended, .ctx = &run});
 }
 
 /* ---- the fixed programme of the continuous tests ---- */

@@ -36,6 +36,7 @@
 #include <sys/wait.h>
 
 #include "tests/sim/guard/world.h"
+#include "tests/sim/jobs.h"
 
 /* ---- A run ---- */
 
@@ -230,38 +231,30 @@ static void tally_print(const struct tally *t)
         (unsigned long long)t->log_cuts);
 }
 
-struct job {
-    pid_t pid; /* 0: free */
-    uint64_t seed;
-    struct outcome *outcome;
+struct run { /* of seeds */
+    const struct options *opt;
+    struct totals *totals;
 };
 
-static void job_start(struct job *job, const struct options *opt, uint64_t seed)
+static void seed_begins(void *ctx, uint64_t seed, void *outcome)
 {
-    memset(job->outcome, 0, sizeof *job->outcome);
-    job->seed = seed;
-    fflush(NULL);
-    job->pid = fork();
-    if (job->pid < 0) {
-        perror("guard_sim: fork");
-        exit(2);
+    const struct options *opt = ((struct run *)ctx)->opt;
+
+    if (opt->quiet && freopen("/dev/null", "w", stderr) == NULL) {
+        _exit(2); /* (it is for what the allocator says when libraft has ruined the heap) */
     }
-    if (job->pid == 0) {
-        alarm(SEED_SECONDS);
-        if (opt->quiet && freopen("/dev/null", "w", stderr) == NULL) {
-            _exit(2); /* (it is for what the allocator says when libraft has ruined the heap) */
-        }
-        run_seed(opt, seed, job->outcome);
-        if (opt->guard) {
-            exit(0); /* through the leak checker, if there is one */
-        }
-        _exit(0);
+    run_seed(opt, seed, outcome);
+    if (opt->guard) {
+        exit(0); /* through the leak checker, if there is one */
     }
+    _exit(0);
 }
 
-static void job_end(struct job *job, const struct options *opt, int status, struct totals *totals)
+static bool seed_ended(void *ctx, uint64_t seed, void *outcome, int status)
 {
-    struct outcome *o = job->outcome;
+    const struct options *opt = ((struct run *)ctx)->opt;
+    struct totals *totals = ((struct run *)ctx)->totals;
+    struct outcome *o = outcome;
 
     if (WIFSIGNALED(status)) {
         snprintf(o->reason, sizeof o->reason, "%s (signal %d)",
@@ -278,12 +271,12 @@ static void job_end(struct job *job, const struct options *opt, int status, stru
     tally_add(&totals->tally, &o->tally);
     if (o->verdict != PASSED) {
         if (!opt->quiet) {
-            printf("seed %llu: %s\n", (unsigned long long)job->seed, o->reason);
+            printf("seed %llu: %s\n", (unsigned long long)seed, o->reason);
         }
     } else if (opt->verbose) {
-        printf("seed %llu: passed\n", (unsigned long long)job->seed);
+        printf("seed %llu: passed\n", (unsigned long long)seed);
     }
-    job->pid = 0;
+    return true;
 }
 
 static uint64_t n_violations(const struct totals *t)
@@ -293,39 +286,12 @@ static uint64_t n_violations(const struct totals *t)
 
 static void run_seeds(const struct options *opt, struct totals *totals)
 {
-    uint64_t seed = opt->seed_from, end = opt->seed_from + opt->n_seeds;
-    struct job jobs[JOBS_MAX] = {0};
-    struct outcome *outcomes =
-        mmap(NULL, opt->n_jobs * sizeof *outcomes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    unsigned i, n_running = 0;
+    struct run run = {.opt = opt, .totals = totals};
 
-    if (outcomes == MAP_FAILED) {
-        perror("guard_sim: mmap");
-        exit(2);
-    }
     *totals = (struct totals){0};
-    for (i = 0; i < opt->n_jobs; i++) {
-        jobs[i].outcome = &outcomes[i];
-    }
-    while (seed < end || n_running > 0) {
-        int status;
-        pid_t pid;
-
-        for (i = 0; i < opt->n_jobs && seed < end; i++) {
-            if (jobs[i].pid == 0) {
-                job_start(&jobs[i], opt, seed++);
-                n_running++;
-            }
-        }
-        pid = waitpid(-1, &status, 0);
-        for (i = 0; i < opt->n_jobs; i++) {
-            if (pid > 0 && jobs[i].pid == pid) {
-                job_end(&jobs[i], opt, status, totals);
-                n_running--;
-            }
-        }
-    }
-    munmap(outcomes, opt->n_jobs * sizeof *outcomes);
+    jobs_run(&(struct jobs){.program = "guard_sim", .seed_from = opt->seed_from, .n_seeds = opt->n_seeds,
+        .at_once = opt->n_jobs, .seconds = SEED_SECONDS, .result_size = sizeof(struct outcome), .run = seed_begins,
+        .ended = seed_ended, .ctx = &run});
 }
 
 /* ---- The fixed programme of the continuous tests ---- */

@@ -21,7 +21,6 @@
 #define SEED_SECONDS 120 /* a seed that takes longer is taken to hang */
 #define HEAL_MS 240000   /* virtual time allowed for coming to agree at the end */
 #define REASON_MAX 240
-#define JOBS_MAX 64
 
 #define ELECTION_MS 1000
 #define HEARTBEAT_MS 100
