@@ -356,7 +356,7 @@ int registry_resume(struct sqlite_lib *lib, const char *path, const struct start
 /* ---- a new one ---- */
 
 /* Where it is, and by which keys it is known, as its folder has them. */
-static int introduce(struct node_options *opt, const struct address *bind, const struct address *advertise, const char *dir,
+static int set_addresses_and_keys(struct node_options *opt, const struct address *bind, const struct address *advertise, const char *dir,
     struct err *e)
 {
     snprintf(opt->self.bind, sizeof opt->self.bind, "%s", bind->text);
@@ -396,7 +396,7 @@ static int start(struct sqlite_lib *lib, const char *path, const struct start_op
                            : "is empty");
         goto fail;
     }
-    rv = introduce(&opt, &bind, o->advertise != NULL ? &advertise : NULL, db->dir, e);
+    rv = set_addresses_and_keys(&opt, &bind, o->advertise != NULL ? &advertise : NULL, db->dir, e);
     if (rv != DUST_OK) {
         goto fail;
     }
@@ -483,7 +483,7 @@ static int join(struct sqlite_lib *lib, const char *path, const struct start_opt
             path);
         goto fail;
     }
-    rv = introduce(&opt, &bind, o->advertise != NULL ? &advertise : NULL, db->dir, e);
+    rv = set_addresses_and_keys(&opt, &bind, o->advertise != NULL ? &advertise : NULL, db->dir, e);
     if (rv != DUST_OK) {
         goto fail;
     }
