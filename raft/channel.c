@@ -38,6 +38,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vfs/bytes.h"
+
 #define MAGIC "dse1"
 #define AT_KIND 4
 #define AT_HINT 5
@@ -70,23 +72,6 @@ struct channel {
     uint64_t counter[CHANNEL_LANES]; /* last used */
     struct heard *heard;             /* who was heard last is first */
 };
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    for (int i = 0; i < 8; i++) {
-        p[i] = (uint8_t)(v >> (8 * i));
-    }
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v = 0;
-
-    for (int i = 0; i < 8; i++) {
-        v |= (uint64_t)p[i] << (8 * i);
-    }
-    return v;
-}
 
 int channel_new(struct channel **out, const struct keys *keys, struct err *e)
 {

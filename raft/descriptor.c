@@ -10,29 +10,17 @@
 
 #include <string.h>
 
+#include "vfs/bytes.h"
 #include "vfs/err.h"
 
 #define MAGIC "dsnp"
 #define FORMAT 1
 
-static void put32(uint8_t *p, uint32_t v)
-{
-    for (int i = 0; i < 4; i++) {
-        p[i] = (uint8_t)(v >> (8 * i));
-    }
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
 void descriptor_write(const struct descriptor *d, uint8_t *out)
 {
     memcpy(out, MAGIC, 4);
     put32(out + 4, FORMAT);
-    put32(out + 8, (uint32_t)d->index);
-    put32(out + 12, (uint32_t)(d->index >> 32));
+    put64(out + 8, d->index);
     put32(out + 16, d->page_size);
     put32(out + 20, d->n_pages);
     memcpy(out + 24, d->id.b, 16);
@@ -49,7 +37,7 @@ int descriptor_read(const void *data, size_t len, struct descriptor *out)
     if (get32(p + 4) != FORMAT) {
         return DUST_VERSION;
     }
-    out->index = get32(p + 8) | (uint64_t)get32(p + 12) << 32;
+    out->index = get64(p + 8);
     out->page_size = get32(p + 16);
     out->n_pages = get32(p + 20);
     memcpy(out->id.b, p + 24, 16);

@@ -244,12 +244,12 @@ static int save(struct folding *f, uint64_t first, uint64_t last, struct err *e)
         if (pgno == lock_page(n) || is_saved(f, pgno)) {
             continue;
         }
-        put32(record, pgno);
+        put_be32(record, pgno);
         rv = pair_read(&f->p, record + 4, n, (int64_t)(pgno - 1) * n, e);
         if (rv != DUST_OK) {
             return rv;
         }
-        put32(record + 4 + n, journal_checksum(f->nonce, record + 4, n));
+        put_be32(record + 4 + n, journal_checksum(f->nonce, record + 4, n));
         rv = journal_write(&f->p, record, n + RECORD_EXTRA, f->jrnl_end, e);
         if (rv != DUST_OK) {
             return rv;
@@ -300,10 +300,10 @@ static int journal_fill(struct folding *f, struct err *e)
         free(sector);
         return err_set(e, DUST_NOMEM, "out of memory for a checkpoint of %s", f->p.path);
     }
-    put32(sector + 12, f->nonce);
-    put32(sector + 16, f->n_old);
-    put32(sector + 20, f->sector);
-    put32(sector + 24, f->old_page_size);
+    put_be32(sector + 12, f->nonce);
+    put_be32(sector + 16, f->n_old);
+    put_be32(sector + 20, f->sector);
+    put_be32(sector + 24, f->old_page_size);
     rv = journal_write(&f->p, sector, f->sector, 0, e);
     free(sector);
     f->jrnl_end = f->sector;
@@ -339,7 +339,7 @@ static int journal_finish(struct folding *f, struct err *e)
     int rv = journal_sync(&f->p, e);
 
     memcpy(head, journal_magic, sizeof journal_magic);
-    put32(head + sizeof journal_magic, f->n_saved);
+    put_be32(head + sizeof journal_magic, f->n_saved);
     if (rv == DUST_OK) {
         rv = journal_write(&f->p, head, sizeof head, 0, e);
     }

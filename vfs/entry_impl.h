@@ -2,9 +2,7 @@
 #ifndef DUST_VFS_ENTRY_IMPL_H
 #define DUST_VFS_ENTRY_IMPL_H
 
-#include <endian.h>
-#include <string.h>
-
+#include "vfs/bytes.h"
 #include "vfs/entry.h"
 
 #define ENTRY_MAGIC "dle"
@@ -31,34 +29,6 @@ enum offset {
     OFF_SQL_LEN = 72,
     HEAD_SIZE = 76
 };
-
-static inline void put32(uint8_t *p, uint32_t v)
-{
-    v = htole32(v);
-    memcpy(p, &v, sizeof v);
-}
-
-static inline void put64(uint8_t *p, uint64_t v)
-{
-    v = htole64(v);
-    memcpy(p, &v, sizeof v);
-}
-
-static inline uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-
-    memcpy(&v, p, sizeof v);
-    return le32toh(v);
-}
-
-static inline uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, sizeof v);
-    return le64toh(v);
-}
 
 static inline uint8_t *varint_put(uint8_t *p, uint32_t v)
 {

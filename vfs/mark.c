@@ -26,6 +26,8 @@
  * No state; any thread. */
 #include "vfs/mark.h"
 
+#include "vfs/bytes.h"
+
 enum {
     OFF_PAGE_SIZE = 16,
     OFF_WRITE_VERSION = 18,
@@ -44,19 +46,6 @@ enum {
 #define FORMAT 1
 
 static const char magic[16] = "SQLite format 3";
-
-static uint32_t get32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static void put32(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)(v >> 24);
-    p[1] = (uint8_t)(v >> 16);
-    p[2] = (uint8_t)(v >> 8);
-    p[3] = (uint8_t)v;
-}
 
 enum mark mark_read(const uint8_t *header, struct vid *id)
 {
@@ -126,17 +115,17 @@ uint32_t header_page_size(const uint8_t *header)
 
 uint32_t header_n_pages(const uint8_t *header)
 {
-    return get32(header + OFF_N_PAGES);
+    return get_be32(header + OFF_N_PAGES);
 }
 
 uint32_t header_change_counter(const uint8_t *header)
 {
-    return get32(header + OFF_COUNTER);
+    return get_be32(header + OFF_COUNTER);
 }
 
 uint32_t header_valid_for(const uint8_t *header)
 {
-    return get32(header + OFF_VALID_FOR);
+    return get_be32(header + OFF_VALID_FOR);
 }
 
 void header_advance(uint8_t *page1)
@@ -145,9 +134,9 @@ void header_advance(uint8_t *page1)
     uint32_t valid_for = header_valid_for(page1);
 
     if (valid_for == counter) {
-        put32(page1 + OFF_VALID_FOR, ++counter);
+        put_be32(page1 + OFF_VALID_FOR, ++counter);
     } else if (valid_for == ++counter) {
         counter++; /* the page count was not to be trusted: it must not become so by chance */
     }
-    put32(page1 + OFF_COUNTER, counter);
+    put_be32(page1 + OFF_COUNTER, counter);
 }

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vfs/bytes.h"
 #include "vfs/err.h"
 
 #define LOCK_BYTE 0x40000000 /* offset of SQLite's lock bytes; the page that has them is never used */
@@ -30,19 +31,6 @@ struct pair {
     const char *path, *jrnl_path, *wal_path;
     uint8_t *buf; /* a record of the largest page */
 };
-
-static inline uint32_t get32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static inline void put32(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)(v >> 24);
-    p[1] = (uint8_t)(v >> 16);
-    p[2] = (uint8_t)(v >> 8);
-    p[3] = (uint8_t)v;
-}
 
 static inline bool power_of_two(uint32_t v, uint32_t min, uint32_t max)
 {

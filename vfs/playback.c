@@ -28,8 +28,8 @@ static int super_journal(const struct pair *p, int64_t size, bool *counts, struc
     if (rv != DUST_OK) {
         return rv;
     }
-    n = get32(tail);
-    sum = get32(tail + 4);
+    n = get_be32(tail);
+    sum = get_be32(tail + 4);
     if (cut_off || memcmp(tail + 8, journal_magic, sizeof journal_magic) != 0 || n == 0 ||
         n > (uint32_t)p->base->mxPathname || n > size - (int64_t)sizeof tail) {
         return DUST_OK;
@@ -82,16 +82,16 @@ static int play_header(const struct pair *p, struct play *pl, bool *end, struct 
         return DUST_OK;
     }
     if (offset == 0) {
-        pl->sector = get32(h + 20);
-        pl->page_size = get32(h + 24);
+        pl->sector = get_be32(h + 20);
+        pl->page_size = get_be32(h + 24);
         if (!power_of_two(pl->sector, SECTOR_OLDEST, SECTOR_MAX) ||
             !power_of_two(pl->page_size, SECTOR_MIN, PAGE_SIZE_MAX) || pl->sector > pl->size) {
             return DUST_OK;
         }
-        pl->n_pages = get32(h + 16);
+        pl->n_pages = get_be32(h + 16);
     }
-    pl->n_here = get32(h + 8);
-    pl->nonce = get32(h + 12);
+    pl->n_here = get_be32(h + 8);
+    pl->nonce = get_be32(h + 12);
     pl->offset = offset + pl->sector;
     if (pl->n_here == COUNT_BY_SIZE) {
         pl->n_here = (uint32_t)((pl->size - pl->offset) / (pl->page_size + RECORD_EXTRA));
@@ -111,10 +111,10 @@ static int play_record(const struct pair *p, struct play *pl, bool *end, struct 
         return rv;
     }
     pl->offset += n;
-    pgno = get32(p->buf);
+    pgno = get_be32(p->buf);
     if (pgno == 0 || pgno == lock_page(pl->page_size) ||
         (pgno <= pl->n_pages &&
-            journal_checksum(pl->nonce, p->buf + 4, pl->page_size) != get32(p->buf + 4 + pl->page_size))) {
+            journal_checksum(pl->nonce, p->buf + 4, pl->page_size) != get_be32(p->buf + 4 + pl->page_size))) {
         *end = true;
         return DUST_OK;
     }

@@ -451,20 +451,20 @@ static void add_journal(
     uint8_t head[512] = {0}, page[4096];
 
     memcpy(head, journal_magic, 8);
-    put32(head + 8, count);
-    put32(head + 12, 12345);
-    put32(head + 16, n_pages);
-    put32(head + 20, sector);
-    put32(head + 24, page_size);
+    put_be32(head + 8, count);
+    put_be32(head + 12, 12345);
+    put_be32(head + 16, n_pages);
+    put_be32(head + 20, sector);
+    put_be32(head + 24, page_size);
     add(head, sector);
     for (uint32_t pgno = first; pgno < first + n; pgno++) {
         uint8_t number[4];
 
         memset(page, (int)pgno + 100, page_size);
-        put32(number, pgno);
+        put_be32(number, pgno);
         add(number, 4);
         add(page, page_size);
-        put32(number, journal_checksum(12345, page, page_size));
+        put_be32(number, journal_checksum(12345, page, page_size));
         add(number, 4);
     }
 }
@@ -477,8 +477,8 @@ static void add_super_name(const char *name)
     for (uint32_t i = 0; i < n; i++) {
         sum += (uint32_t)name[i];
     }
-    put32(tail, n);
-    put32(tail + 4, sum);
+    put_be32(tail, n);
+    put_be32(tail + 4, sum);
     memcpy(tail + 8, journal_magic, 8);
     add("\0\0\0\1", 4);
     add(name, n);
