@@ -34,6 +34,7 @@
 #include "ext/resume.h"
 #include "raft/forked.h"
 #include "vfs/attachment.h"
+#include "vfs/link.h"
 #include "vfs/mark.h"
 
 #define HAND_OVER_MS 500u
@@ -127,12 +128,12 @@ static void after_fork(void)
     pthread_mutex_init(&registry.list, NULL);
     pthread_mutex_init(&registry.opening, NULL);
     pthread_mutex_init(&registry.leaving, NULL);
+    link_forked();
     libs_forked();
     conns_forked();
     for (struct hosted *h = atomic_load(&registry.first); h != NULL; h = h->next) {
         if (!atomic_exchange(&h->gone, true)) {
             service_forked(h->service);
-            attachment_forked(h->db);
             forked_close(atomic_load(&h->node), h->db->dir);
         }
     }
@@ -356,12 +357,12 @@ int registry_resume(struct sqlite_lib *lib, const char *path, const struct start
 /* ---- a new one ---- */
 
 /* Where it is, and by which keys it is known, as its folder has them. */
-static int set_addresses_and_keys(struct node_options *opt, const struct address *bind, const struct address *advertise, const char *dir,
-    struct err *e)
+static int set_addresses_and_keys(struct node_options *opt, const struct address *bind, const struct address *advertise,
+    const char *dir, struct err *e)
 {
-    snprintf(opt->self.bind, sizeof opt->self.bind, "%s", bind->text);
+    memcpy(opt->self.bind, bind->text, sizeof opt->self.bind);
     if (advertise != NULL) {
-        snprintf(opt->self.address, sizeof opt->self.address, "%s", advertise->text);
+        memcpy(opt->self.address, advertise->text, sizeof opt->self.address);
     }
     return opt->keys.n != 0 ? keys_save(dir, &opt->keys, e) : DUST_OK;
 }

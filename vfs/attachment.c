@@ -360,13 +360,6 @@ void attachment_stop(struct database *db)
     }
 }
 
-void attachment_forked(struct database *db)
-{
-    if (db->attachment != NULL && db->attachment->primary.fd >= 0) {
-        close(db->attachment->primary.fd);
-    }
-}
-
 void attachment_close(struct attachment *a)
 {
     if (a == NULL) {

@@ -36,9 +36,6 @@ void attachment_close(struct attachment *a);
  * hold up a checkpoint. The object stays. */
 void attachment_stop(struct database *db);
 
-/* In a forked child: the connection is the parent's. */
-void attachment_forked(struct database *db);
-
 /* The page store that a new snapshot is to be taken in; one reference, the caller's. */
 struct store *database_bound(struct database *db);
 

@@ -3,7 +3,6 @@
 #include "vfs/forked.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #define IN_THE_MIDDLE                                                                                                    \
     "this process was forked in the middle of a transaction of this connection, which is its parent's: roll back here"
@@ -112,10 +111,7 @@ static int forked_control(sqlite3_file *file, int op, void *arg)
 
 void file_forked(struct dfile *f)
 {
-    if (f->remote.link.fd >= 0) {
-        close(f->remote.link.fd); /* the parent's end of it stays */
-        f->remote.link.fd = -1;
-    }
+    f->remote.link.fd = -1; /* link_forked has closed it */
     if (f->forked) {
         return; /* a child's child */
     }

@@ -1,5 +1,6 @@
 #include "vfs/link.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -107,6 +108,8 @@ bool link_get_reply(const struct link_msg *m, struct err *out)
 
 /* ---- the socket ---- */
 
+#define SOCKET_NAME "/proc/self/fd/%d/socket"
+
 /* A socket's name has 107 bytes at most, a path may have more: through the folder's descriptor it is short. */
 static int name_of(struct sockaddr_un *a, const char *dir, int *dir_fd, struct err *e)
 {
@@ -115,7 +118,7 @@ static int name_of(struct sockaddr_un *a, const char *dir, int *dir_fd, struct e
         return err_sys(e, errno, "cannot open the folder %s", dir);
     }
     *a = (struct sockaddr_un){.sun_family = AF_UNIX};
-    snprintf(a->sun_path, sizeof a->sun_path, "/proc/self/fd/%d/socket", *dir_fd);
+    snprintf(a->sun_path, sizeof a->sun_path, SOCKET_NAME, *dir_fd);
     return DUST_OK;
 }
 
@@ -174,6 +177,44 @@ int link_connect(int *fd, const char *dir, struct err *e)
     }
     close(dir_fd);
     return rv;
+}
+
+static bool is_name(const struct sockaddr_un *a, socklen_t n)
+{
+    char name[sizeof a->sun_path + 1] = "";
+    int end = 0;
+
+    if (n > offsetof(struct sockaddr_un, sun_path) && n <= sizeof *a && a->sun_family == AF_UNIX) {
+        memcpy(name, a->sun_path, n - offsetof(struct sockaddr_un, sun_path));
+    }
+    return sscanf(name, SOCKET_NAME "%n", &(int){0}, &end) == 1 && end > 0 && name[end] == '\0';
+}
+
+/* Either end, or what is listened on: what is accepted has the name of that. */
+static bool is_link(int fd)
+{
+    struct sockaddr_un own, other;
+    socklen_t own_len = sizeof own, other_len = sizeof other;
+
+    return (getsockname(fd, (struct sockaddr *)&own, &own_len) == 0 && is_name(&own, own_len)) ||
+           (getpeername(fd, (struct sockaddr *)&other, &other_len) == 0 && is_name(&other, other_len));
+}
+
+void link_forked(void)
+{
+    DIR *all = opendir("/proc/self/fd");
+    struct dirent *d;
+
+    while (all != NULL && (d = readdir(all)) != NULL) {
+        int fd = atoi(d->d_name);
+
+        if (d->d_name[0] != '.' && fd != dirfd(all) && is_link(fd)) {
+            close(fd);
+        }
+    }
+    if (all != NULL) {
+        closedir(all);
+    }
 }
 
 bool link_peer(int fd, long *pid, unsigned *uid)

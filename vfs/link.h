@@ -155,6 +155,11 @@ int link_connect(int *fd, const char *dir, struct err *e);
 /* Remove the socket's name, before the lock is given up. */
 void link_unlist(const char *dir);
 
+/* In a forked child, before anything else: close all that is listened on and all connections, either end. They are the
+ * parent's, and as long as the child had them the others would take it for alive. Whatever the parent's threads were
+ * about to do with them when it forked: no variable is looked at. Takes no lock. */
+void link_forked(void);
+
 /* The other end: its process and its user; false if that cannot be told. */
 bool link_peer(int fd, long *pid, unsigned *uid);
 

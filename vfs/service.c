@@ -134,6 +134,14 @@ static void watch_fd(struct service *s, int op, int fd, uint32_t events, void *w
     (void)epoll_ctl(s->epoll_fd, op, fd, &ev);
 }
 
+/* What epoll watches is the open file, which a child that has just been forked still holds: closing it here alone would
+ * not end the watch, and its events would be those of a guest that is no more (epoll(7), questions and answers). */
+static void close_watched(struct service *s, int fd)
+{
+    watch_fd(s, EPOLL_CTL_DEL, fd, 0, NULL);
+    close(fd);
+}
+
 static void accept_one(struct service *s, int fd)
 {
     struct guest *g = calloc(1, sizeof *g);
@@ -174,7 +182,7 @@ static void remove_guest(struct service *s, struct guest *g)
     g->closed = true;
     pthread_mutex_unlock(&g->mutex);
     guest_end(g);
-    close(g->fd);
+    close_watched(s, g->fd);
     guest_unref(g);
 }
 
@@ -474,12 +482,6 @@ void service_forked(struct service *s)
 {
     if (s == NULL) {
         return;
-    }
-    for (struct guest *g = s->first; g != NULL; g = g->next) {
-        close(g->fd);
-    }
-    if (s->listen_fd >= 0) {
-        close(s->listen_fd);
     }
     close(s->epoll_fd);
     close(s->wake_fd);

@@ -39,7 +39,7 @@ int service_start(struct service **out, struct database *db, const struct servic
  * replicator's. */
 void service_stop(struct service *s);
 
-/* In a forked child: what the connections are to the parent they must not be to the child as well. */
+/* In a forked child: close what the parent's thread waits on. (The connections: link_forked.) */
 void service_forked(struct service *s);
 
 struct service_guest {

@@ -94,3 +94,60 @@ def test_a_child_that_only_execs(box):
         os.kill(child, signal.SIGKILL)
     box.same_files(a, b, c)
     assert value(c) == 2
+
+
+# Every socket once more, as a child has them that was forked a moment ago.
+KEPT = """
+for x in os.listdir("/proc/self/fd"):
+    try:
+        if os.readlink("/proc/self/fd/" + x).startswith("socket:"):
+            os.dup(int(x))
+    except OSError:
+        pass
+"""
+
+# What sockets a child has when it is there: of those that the program has, none is its own.
+CHILD = """
+r, w = os.pipe()
+pid = os.fork()
+if pid == 0:
+    names = []
+    for x in os.listdir("/proc/self/fd"):
+        try:
+            names.append(os.readlink("/proc/self/fd/" + x))
+        except OSError:
+            pass
+    os.write(w, ("\\n".join(names) + "\\n").encode())
+    os._exit(0)
+os.waitpid(pid, 0)
+result = os.read(r, 65536).decode().split("\\n")[:-1]
+"""
+
+
+def test_a_connection_ends_while_a_child_still_has_it(box):
+    """The host closes its end, and nothing more comes of it, though the child that is just being forked has it open."""
+    a, b, c = three(box)
+    for i in range(3):
+        w = attach(box, a, "w%d" % i)
+        w.sql("UPDATE counter SET n = n + 1 WHERE id = 0")
+        a.py(KEPT)
+        assert w.end() == 0
+        a.sql("UPDATE counter SET n = n + 1 WHERE id = 0")
+    assert value(a) == 6
+    assert a.one("SELECT value FROM dust_status WHERE name = 'host_pid'") == a.pid
+    box.same_files(a, b, c)
+
+
+def test_a_child_has_none_of_the_sockets(box):
+    """Whatever the threads of its parent, which hosts the member or is attached, were about to do with them."""
+    a, b, c = three(box)
+    w = attach(box, a, "w")
+    w.sql("UPDATE counter SET n = n + 1 WHERE id = 0")
+    for p in (a, w):
+        before = [x for x in p.py(CHILD) if x.startswith("socket:")]
+        p.py(KEPT)
+        assert [x for x in p.py(CHILD) if x.startswith("socket:")] == before
+    w.sql("UPDATE counter SET n = n + 1 WHERE id = 0")
+    a.sql("UPDATE counter SET n = n + 1 WHERE id = 0")
+    box.same_files(a, b, c)
+    assert value(c) == 3
