@@ -1,4 +1,4 @@
-/* The tables dust_members, dust_status, dust_log: eponymous, read-only. Each scan takes a copy of the state when it
+/* The tables dust_members, dust_status, dust_metrics, dust_log: eponymous, read-only. Each scan takes a copy of the state when it
  * begins (xFilter) and hands out its rows. */
 #include <raft.h>
 #include <sqlite3ext.h>
@@ -156,6 +156,43 @@ static int fill_status(struct hosted *h, const struct cell *args, struct rows *r
     return fill_guests(h, r, e);
 }
 
+static void metric_int(struct rows *r, const char *what, const char *unit, uint64_t v)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "%s%s", what, unit);
+    status_int(r, name, v);
+}
+
+static int fill_metrics(struct hosted *h, const struct cell *args, struct rows *r, struct err *e)
+{
+    struct metrics *m = &h->db->metrics;
+    struct node_view v;
+
+    (void)args;
+    (void)e;
+    for (enum metric i = 0; i < METRIC_COUNT; i++) {
+        metric_int(r, metric_name(i), "", metrics_get(m, i));
+    }
+    for (enum timing i = 0; i < TIMING_COUNT; i++) {
+        struct times *t = &m->times[i];
+
+        metric_int(r, timing_name(i), "_count", atomic_load(&t->count));
+        metric_int(r, timing_name(i), "_us_sum", atomic_load(&t->sum_us));
+        metric_int(r, timing_name(i), "_us_p50", times_quantile(t, 50, 100));
+        metric_int(r, timing_name(i), "_us_p99", times_quantile(t, 99, 100));
+        metric_int(r, timing_name(i), "_us_p999", times_quantile(t, 999, 1000));
+        metric_int(r, timing_name(i), "_us_max", atomic_load(&t->max_us));
+    }
+    node_view(h->node, &v);
+    status_int(r, "messages_in", v.messages_in);
+    status_int(r, "messages_out", v.messages_out);
+    status_int(r, "bytes_in", v.bytes_in);
+    status_int(r, "bytes_out", v.bytes_out);
+    status_int(r, "messages_dropped", v.dropped);
+    return DUST_OK;
+}
+
 /* What only the connection itself knows. */
 static void add_connection(struct conn *conn, struct rows *r)
 {
@@ -212,6 +249,7 @@ static const struct table {
         "CREATE TABLE x(id INTEGER, address TEXT, role TEXT, state TEXT, is_self INTEGER, is_leader INTEGER, "
         "match_index INTEGER, lag INTEGER, last_contact_ms INTEGER)"},
     {{"dust_status", 0, 2, fill_status, false}, "CREATE TABLE x(name TEXT, value)"},
+    {{"dust_metrics", 0, 2, fill_metrics, false}, "CREATE TABLE x(name TEXT, value INTEGER)"},
     {{"dust_log", 0, 9, fill_log, false},
         "CREATE TABLE x(idx INTEGER, term INTEGER, kind TEXT, id TEXT, parent TEXT, origin INTEGER, n_pages INTEGER, "
         "bytes INTEGER, statements TEXT)"},

@@ -91,6 +91,9 @@ static int take_effect(struct node *n, raft_index index, struct err *e)
             heads_note(&f->heads, index, &f->id);
         }
     }
+    if (rv == DUST_OK) {
+        metrics_add(&n->db->metrics, METRIC_APPLIED, 1);
+    }
     drop_assembly(n);
     return rv;
 }
@@ -119,6 +122,13 @@ static int begin_assembly(struct node *n, const struct entry *entry, raft_index 
     return rv;
 }
 
+/* An entry without effect. */
+static int pass_over(struct node *n)
+{
+    metrics_add(&n->db->metrics, METRIC_APPLIED_VOID, 1);
+    return DUST_OK;
+}
+
 /* One part of a transaction, agreed at `index`. */
 static int apply_part(struct node *n, const struct entry *entry, raft_index index, struct err *e)
 {
@@ -130,7 +140,7 @@ static int apply_part(struct node *n, const struct entry *entry, raft_index inde
     if (entry->part == 0) {
         drop_assembly(n);
         if (!vid_equal(&entry->parent, &head.id) && !BUG(PARENT)) {
-            return DUST_OK; /* void */
+            return pass_over(n);
         }
         if (entry->page_size != n->db->page_size) {
             return err_set(e, DUST_CORRUPT, "its page size is %u, the database's %u", entry->page_size,
@@ -142,7 +152,7 @@ static int apply_part(struct node *n, const struct entry *entry, raft_index inde
             return DUST_OK; /* sent twice */
         }
         drop_assembly(n);
-        return DUST_OK; /* void */
+        return pass_over(n);
     }
     if (rv == DUST_OK && !f->own) {
         rv = assembly_add(&f->parts, entry, e);

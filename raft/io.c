@@ -18,6 +18,7 @@
 #include "raft/segments.h"
 #include "raft/smallfile.h"
 #include "raft/torn.h"
+#include "vfs/clock.h"
 
 #define STACK_BYTES 16384u
 #define RESERVED 16u
@@ -32,6 +33,7 @@ struct append_req {
     unsigned n_entries;
     raft_index last_index; /* of these */
     uint64_t begun;        /* n->ticks */
+    uint64_t begun_us;
     struct append_req *older;   /* the next one not given back */
     struct append_req *delayed; /* the next one to be written */
 };
@@ -155,11 +157,30 @@ static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, 
     return n->io.start(raft_io, ms, on_tick, on_recv);
 }
 
+static void count_append(struct node *n, const struct append_req *a, int status)
+{
+    struct metrics *m = &n->db->metrics;
+    size_t bytes = 0;
+
+    if (status != 0 || a->entries == NULL) {
+        metrics_add(m, METRIC_LOG_FAILURES, status != 0 && !n->stopping);
+        return;
+    }
+    for (unsigned i = 0; i < a->n_entries; i++) {
+        bytes += a->entries[i].buf.len;
+    }
+    metrics_add(m, METRIC_LOG_WRITES, 1);
+    metrics_add(m, METRIC_LOG_ENTRIES, a->n_entries);
+    metrics_add(m, METRIC_LOG_BYTES, bytes);
+    times_add(&m->times[TIMING_LOG_WRITE], clock_us() - a->begun_us);
+}
+
 static void on_append(struct raft_io_append *req, int status)
 {
     struct append_req *a = (struct append_req *)req;
     struct node *n = a->node;
 
+    count_append(n, a, status);
     if (status == 0) {
         promise_stored(&n->promise, a->last_index); /* before anybody is told */
     } else if (!n->stopping) {
@@ -314,6 +335,7 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     a->entries = entries;
     a->n_entries = n_entries;
     a->begun = n->ticks;
+    a->begun_us = clock_us();
     a->last_index = inside_last_index(&n->raft); /* libraft has put them into its log in memory just now */
     *n->io.delayed_tail = a;
     n->io.delayed_tail = &a->delayed;

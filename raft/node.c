@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 
 #include "raft/node_impl.h"
-#include "vfs/bug.h"
 #include "vfs/clock.h"
 
 #define CLOSE_LIMIT_MS 3000u
@@ -126,6 +125,7 @@ static void watch(struct node *n)
         n->seen_state = n->raft.state;
         n->seen_leader = leader;
         n->changed_ms = node_now(n);
+        metrics_add(&n->db->metrics, METRIC_LEADER_CHANGES, 1);
         submit_leader_changed(n);
         grant_leader_changed(n);
     }
@@ -473,30 +473,6 @@ static void *loop_thread(void *arg)
     return NULL;
 }
 
-static int confirm_read(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e)
-{
-    struct node *n = ctx;
-    int rv;
-
-    if (BUG(READ)) {
-        return DUST_OK;
-    }
-    if (consistency == CONSISTENCY_FRESH) {
-        uint64_t fresh = atomic_load(&n->grant.fresh_ms), now = clock_ms();
-
-        if (fresh == 0 || (now > fresh && now - fresh > freshness_ms)) {
-            return err_set(e, DUST_NOLEADER,
-                "what this member has may be older than %u ms (PRAGMA dust_freshness): the leader was not heard from",
-                freshness_ms);
-        }
-        if (atomic_load(&n->db->caught_up)) {
-            return DUST_OK;
-        }
-    }
-    rv = node_catch_up(n, timeout_ms, e);
-    return rv != DUST_OK && consistency == CONSISTENCY_LOCAL && atomic_load(&n->db->caught_up) ? DUST_OK : rv;
-}
-
 static void found_damage(void *ctx)
 {
     node_wake(ctx);
@@ -555,7 +531,7 @@ int node_start(struct node **out, struct database *db, const struct node_options
         goto fail;
     }
     db->rep = (struct replicator){.ctx = n, .room = sizeof(struct inflight), .submit = submit_from_sql,
-        .confirm_read = confirm_read, .took_effect = node_took_effect, .found_damage = found_damage, .turn_changed = turn_changed};
+        .confirm_read = read_confirm, .took_effect = node_took_effect, .found_damage = found_damage, .turn_changed = turn_changed};
     if (pthread_create(&n->thread, NULL, loop_thread, n) != 0) {
         uv_loop_close(&n->loop);
         rv = err_set(e, DUST_NOMEM, "cannot start a thread");

@@ -122,6 +122,7 @@ struct inflight { /* beside its commit */
     struct vid id, parent;
     uint64_t seq;
     uint64_t after; /* index applied when it was made */
+    uint64_t begun_us; /* when it was handed over */
     struct commit *commit;
     uint32_t sent, applied; /* parts */
 };

@@ -41,6 +41,7 @@
 #include <string.h>
 
 #include "raft/node_impl.h"
+#include "vfs/bug.h"
 #include "vfs/clock.h"
 
 #define READ_RESEND_MS 60u
@@ -210,6 +211,33 @@ void read_look(struct node *n)
 }
 
 /* ---- asking ---- */
+
+int read_confirm(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e)
+{
+    struct node *n = ctx;
+    uint64_t begun_us;
+    int rv;
+
+    if (BUG(READ)) {
+        return DUST_OK;
+    }
+    if (consistency == CONSISTENCY_FRESH) {
+        uint64_t fresh = atomic_load(&n->grant.fresh_ms), now = clock_ms();
+
+        if (fresh == 0 || (now > fresh && now - fresh > freshness_ms)) {
+            return err_set(e, DUST_NOLEADER,
+                "what this member has may be older than %u ms (PRAGMA dust_freshness): the leader was not heard from",
+                freshness_ms);
+        }
+        if (atomic_load(&n->db->caught_up)) {
+            return DUST_OK;
+        }
+    }
+    begun_us = clock_us();
+    rv = node_catch_up(n, timeout_ms, e);
+    times_add(&n->db->metrics.times[TIMING_CONFIRM], clock_us() - begun_us);
+    return rv != DUST_OK && consistency == CONSISTENCY_LOCAL && atomic_load(&n->db->caught_up) ? DUST_OK : rv;
+}
 
 void read_run(struct node *n, struct job *job)
 {

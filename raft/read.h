@@ -30,6 +30,10 @@ struct read {
 void read_init(struct node *n);
 void read_deinit(struct node *n);
 
+/* The replicator's confirm_read (vfs/replicator.h): may a connection of this consistency read what is here now? `ctx` is the
+ * node. Waits at most timeout_ms. SQL threads. */
+int read_confirm(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e);
+
 /* A call (call.h): answers with the index that has to be applied before the caller may read, DUST_NOLEADER when its
  * time is up. */
 void read_run(struct node *n, struct job *job);

@@ -25,6 +25,7 @@
 
 #include "raft/node_impl.h"
 #include "vfs/bug.h"
+#include "vfs/clock.h"
 
 #define BATCH_BYTES ((size_t)4 << 20)
 
@@ -346,6 +347,9 @@ static void finish(struct node *n, struct inflight *f, int code, const char *tex
     struct vid id = f->id;
     uint64_t after = f->after;
 
+    metrics_add(&n->db->metrics,
+        what == OUTCOME_AGREED ? METRIC_COMMITS : what == OUTCOME_VOID ? METRIC_COMMITS_VOID : METRIC_COMMITS_UNKNOWN, 1);
+    times_add(&n->db->metrics.times[TIMING_COMMIT], clock_us() - f->begun_us);
     atomic_fetch_sub(&n->submit.count, 1);
     sealed_free(f->sealed);
     if (!commit_done(f->commit, code, text) || what == OUTCOME_UNKNOWN) { /* f is gone with it */
@@ -454,6 +458,7 @@ void submit_from_sql(void *ctx, struct sealed *sealed, const struct version *v, 
     f->parent = v->parent;
     f->seq = v->seq;
     f->after = v->after;
+    f->begun_us = clock_us();
     f->commit = commit;
     atomic_fetch_add(&n->submit.count, 1);
     node_post(n, &f->job);

@@ -353,6 +353,7 @@ static void folded(uv_work_t *work, int status)
     }
     atomic_store(&n->db->damaged, 0);
     if (t->repairing) {
+        metrics_add(&n->db->metrics, METRIC_DAMAGE_REPAIRED, 1);
         report(&n->db->report, DUST_OK, "this member's database is repaired: what differed from %s was fetched", t->address);
         stop_receiving(n, true);
         again_now(n); /* what was agreed on meanwhile was passed over */

@@ -14,6 +14,14 @@ static inline uint64_t clock_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+static inline uint64_t clock_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
 /* The moment `ms` milliseconds from now, for pthread_cond_timedwait on a condition made by cond_init_monotonic. */
 static inline struct timespec deadline_in_ms(uint32_t ms)
 {

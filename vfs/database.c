@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "vfs/attachment.h"
+#include "vfs/clock.h"
 #include "vfs/mark.h"
 
 #define DURABLE_WAIT_MS 2000u /* for the log to be on disk up to the version that is to be folded */
@@ -57,6 +58,7 @@ int database_prepare(
     }
     report_init(&db->report);
     turn_init(&db->turn, opt->turn_timeout_ms, turn_changed, db);
+    db->turn.waits = &db->metrics.times[TIMING_TURN];
     ticket_init(&db->reserved);
     db->reserved.told = reserved_told;
     pthread_mutex_init(&db->fold_mutex, NULL);
@@ -296,6 +298,7 @@ void database_found_damage(struct database *db, uint32_t pgno, const char *where
     uint32_t none = 0;
 
     if (atomic_compare_exchange_strong(&db->damaged, &none, pgno)) {
+        metrics_add(&db->metrics, METRIC_DAMAGE_FOUND, 1);
         report(&db->report, DUST_CORRUPT,
             "page %u of this member's database is damaged in %s: it was changed by something other than dust, or has "
             "decayed; it is not served, and is fetched from another member if there is one",
@@ -433,6 +436,7 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
     struct fold fold;
     struct err why;
     struct folding f = {.db = db, .fold = &fold};
+    uint64_t begun_us = clock_us();
     struct fold_source src = {.ctx = &f, .marked = true, .next = next_page, .rewind = rewind_pages,
         .busy = wait_for_readers};
     int rv;
@@ -464,6 +468,8 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
                 report_err(&db->report, &why);
             }
         }
+        metrics_add(&db->metrics, rv == DUST_OK ? METRIC_CHECKPOINTS : METRIC_CHECKPOINT_FAILURES, 1);
+        times_add(&db->metrics.times[TIMING_CHECKPOINT], clock_us() - begun_us);
     }
     if (rv == DUST_OK && at != NULL) {
         *at = fold.target;

@@ -12,6 +12,7 @@
 
 #include "vfs/checkpoint.h"
 #include "vfs/hostlock.h"
+#include "vfs/metrics.h"
 #include "vfs/report.h"
 #include "vfs/replicator.h"
 #include "vfs/store.h"
@@ -43,6 +44,7 @@ struct database {
     _Atomic int taking_in;         /* how many transactions of this process, sealed for that one, are being taken in here */
     struct replicator rep;
     struct report report;
+    struct metrics metrics;
     sqlite3_vfs *base;  /* the VFS underneath, of the SQLite copy that opened the member first */
     sqlite3_file *file; /* our own handle, for checkpoints and for reading pages of app.db */
     pthread_mutex_t fold_mutex; /* one fold at a time */

@@ -39,6 +39,7 @@ static void enqueue(struct turn *t, struct ticket *k)
     }
     t->last = k;
     k->state = TICKET_WAITING;
+    k->asked_us = clock_us();
 }
 
 static void dequeue(struct turn *t, struct ticket *k)
@@ -68,6 +69,9 @@ static void grant_next(struct turn *t)
     k->granted_ms = clock_ms();
     t->holder = k;
     t->wait_number++;
+    if (t->waits != NULL) {
+        times_add(t->waits, clock_us() - k->asked_us);
+    }
     if (k->told != NULL) {
         k->told(k, DUST_OK);
     } else {

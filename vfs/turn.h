@@ -16,6 +16,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vfs/metrics.h"
+
 /* While the gate is shut, a ticket waits at least this long, whatever its own time-out: that another member has the
  * turn, or that a leader is being elected, is not the kind of conflict that a program with no busy timeout means to be
  * told of at once. */
@@ -25,6 +27,7 @@ struct ticket {
     struct ticket *next, *prev;
     pthread_cond_t cond;
     enum { TICKET_IDLE, TICKET_WAITING, TICKET_GRANTED, TICKET_LOST } state;
+    uint64_t asked_us;   /* when it queued up */
     uint64_t granted_ms; /* when */
     uint64_t lease_ms;   /* how long it may be held while others wait */
     /* For a ticket that is queued by turn_ask, set before: called instead of waking whoever waits. Granted (DUST_OK), or
@@ -41,6 +44,7 @@ struct turn {
     int refusing; /* not 0: the code that everybody gets who asks */
     uint32_t timeout_ms; /* after which a holder loses it to one who waits */
     uint64_t wait_number; /* counts grants */
+    struct times *waits;  /* how long they waited for it; NULL: nobody wants to know */
     /* Called without the mutex held, from any thread: the number of waiters or the holder has changed in a way that
      * the owner of the gate has to know (somebody waits at a shut gate; a recalled turn has come back). */
     void (*notify)(void *ctx);
