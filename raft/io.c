@@ -33,7 +33,7 @@ struct append_req {
     unsigned n_entries;
     raft_index last_index; /* of these */
     uint64_t begun;        /* n->ticks */
-    uint64_t begun_us;
+    uint64_t begun_us, bytes;
     struct append_req *older;   /* the next one not given back */
     struct append_req *delayed; /* the next one to be written */
 };
@@ -160,18 +160,14 @@ static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, 
 static void count_append(struct node *n, const struct append_req *a, int status)
 {
     struct metrics *m = &n->db->metrics;
-    size_t bytes = 0;
 
-    if (status != 0 || a->entries == NULL) {
-        metrics_add(m, METRIC_LOG_FAILURES, status != 0 && !n->stopping);
+    if (status != 0) {
+        metrics_add(m, METRIC_LOG_FAILURES, !n->stopping);
         return;
-    }
-    for (unsigned i = 0; i < a->n_entries; i++) {
-        bytes += a->entries[i].buf.len;
     }
     metrics_add(m, METRIC_LOG_WRITES, 1);
     metrics_add(m, METRIC_LOG_ENTRIES, a->n_entries);
-    metrics_add(m, METRIC_LOG_BYTES, bytes);
+    metrics_add(m, METRIC_LOG_BYTES, a->bytes);
     times_add(&m->times[TIMING_LOG_WRITE], clock_us() - a->begun_us);
 }
 
@@ -336,6 +332,9 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     a->n_entries = n_entries;
     a->begun = n->ticks;
     a->begun_us = clock_us();
+    for (unsigned i = 0; i < n_entries; i++) {
+        a->bytes += entries[i].buf.len;
+    }
     a->last_index = inside_last_index(&n->raft); /* libraft has put them into its log in memory just now */
     *n->io.delayed_tail = a;
     n->io.delayed_tail = &a->delayed;
