@@ -36,7 +36,7 @@ def test_shell(box, two):
     """The stock shell, on a member that another process hosts, and on one that nobody does."""
     a, b = two
     run("run", "--", SHELL, a.path, "INSERT INTO t VALUES('by a shell')")
-    wait_until("it is there", lambda: b.one("SELECT x FROM t") == "by a shell", 20)
+    wait_until("it is there", lambda: b.sql("SELECT x FROM t") == [("by a shell",)], 20)
     out = run("run", SHELL, "-separator", ":", b.path, "SELECT x, dust_role() FROM t")  # its options are its own
     assert out.strip().split(":") == ["by a shell", b.role()]
     assert b.end() == 0
