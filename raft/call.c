@@ -1,6 +1,7 @@
 #include "raft/call.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "raft/node_impl.h"
 #include "vfs/clock.h"
@@ -70,7 +71,7 @@ void node_run_deferred(struct node *n)
     }
 }
 
-int node_call(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1,
+int node_call_args(struct node *n, void (*run)(struct node *n, struct job *job), const uint64_t arg[CALL_ARGS],
     uint32_t timeout_ms, struct call_result *r, struct err *e)
 {
     struct commit *commit = commit_new(sizeof(struct call));
@@ -83,8 +84,7 @@ int node_call(struct node *n, void (*run)(struct node *n, struct job *job), uint
     c = commit_room(commit);
     c->job.run = run;
     c->commit = commit;
-    c->arg[0] = a0;
-    c->arg[1] = a1;
+    memcpy(c->arg, arg, sizeof c->arg);
     c->deadline_ms = clock_ms() + timeout_ms;
     node_post(n, &c->job);
     rv = commit_wait(commit, timeout_ms + GRACE_MS, e);
@@ -97,6 +97,12 @@ int node_call(struct node *n, void (*run)(struct node *n, struct job *job), uint
     }
     commit_unref(commit);
     return rv;
+}
+
+int node_call(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1,
+    uint32_t timeout_ms, struct call_result *r, struct err *e)
+{
+    return node_call_args(n, run, (uint64_t[CALL_ARGS]){a0, a1}, timeout_ms, r, e);
 }
 
 void call_answer(struct call *c, int code, const char *text, uint64_t num, void *gift)

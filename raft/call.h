@@ -20,11 +20,13 @@ struct job {
     void (*run)(struct node *n, struct job *job);
 };
 
+#define CALL_ARGS 4
+
 struct call {
     struct job job;
     struct commit *commit;
     struct call *next; /* where it waits for an answer from elsewhere */
-    uint64_t arg[2];
+    uint64_t arg[CALL_ARGS];
     uint64_t num; /* of the answer */
     uint64_t req;
     uint64_t deadline_ms;
@@ -52,6 +54,10 @@ void node_run_deferred(struct node *n);
  * the code is DUST_OK. Waits timeout_ms, and some seconds for a loop that is busy; DUST_BUSY if it is stuck. r and e
  * may be NULL. SQL threads. */
 int node_call(struct node *n, void (*run)(struct node *n, struct job *job), uint64_t a0, uint64_t a1,
+    uint32_t timeout_ms, struct call_result *r, struct err *e);
+
+/* The same, with more arguments. */
+int node_call_args(struct node *n, void (*run)(struct node *n, struct job *job), const uint64_t arg[CALL_ARGS],
     uint32_t timeout_ms, struct call_result *r, struct err *e);
 
 /* The answer. `gift` is handed over. The call may be gone when this returns. text may be NULL. Loop thread. */

@@ -46,8 +46,9 @@ static bool in_flight(const struct node *n, const struct vid *id)
     return false;
 }
 
-/* From the head backwards: an entry took effect if the chain of parents leads to it. */
-static enum outcome in_log(struct node *n, const struct vid *id)
+/* From the head backwards: an entry took effect if the chain of parents leads to it. Only one of those that were made on
+ * the same parent can. parent NULL: not known. */
+static enum outcome in_log(struct node *n, const struct vid *id, const struct vid *parent)
 {
     raft_index first = inside_offset(&n->raft) + 1, applied = n->raft.last_applied;
     enum outcome found = OUTCOME_UNKNOWN;
@@ -70,6 +71,9 @@ static enum outcome in_log(struct node *n, const struct vid *id)
             if (vid_equal(&entry.id, id)) {
                 return OUTCOME_AGREED;
             }
+            if (parent != NULL && vid_equal(&entry.parent, parent)) {
+                return OUTCOME_VOID;
+            }
         } else if (vid_equal(&entry.id, id)) {
             found = i <= applied && anchored && found != OUTCOME_PENDING ? OUTCOME_VOID : OUTCOME_PENDING;
         }
@@ -82,12 +86,14 @@ static void outcome_run(struct node *n, struct job *job)
     struct call *call = (struct call *)job;
     struct outcome_note *r = calloc(1, sizeof *r);
     const struct outcome_note *note;
+    struct vid parent;
 
     if (r == NULL) {
         call_answer(call, DUST_NOMEM, NULL, 0, NULL);
         return;
     }
     memcpy(r->id.b, call->arg, sizeof r->id.b);
+    memcpy(parent.b, call->arg + 2, sizeof parent.b);
     pthread_mutex_lock(&n->mutex);
     note = outcomes_find(&n->outcomes, &r->id);
     if (note != NULL) {
@@ -98,24 +104,27 @@ static void outcome_run(struct node *n, struct job *job)
         r->what = OUTCOME_PENDING;
     }
     if (r->what == OUTCOME_UNKNOWN && n->running && !n->stopping) {
-        r->what = in_log(n, &r->id);
+        r->what = in_log(n, &r->id, vid_none(&parent) ? NULL : &parent);
     }
     call_answer(call, DUST_OK, NULL, n->running ? inside_offset(&n->raft) : UINT64_MAX, r);
 }
 
 /* ---- for SQL threads ---- */
 
-/* What is known here. *after is filled in if it was noted; *log_from: the log reaches back to the entry after it. */
-static int look(struct node *n, const struct vid *id, uint64_t *after, uint64_t *log_from, enum outcome *out,
-    struct err *e)
+/* What is known here. parent NULL: not known. *after is filled in if it was noted; *log_from: the log reaches back to the entry after it. */
+static int look(struct node *n, const struct vid *id, const struct vid *parent, uint64_t *after, uint64_t *log_from,
+    enum outcome *out, struct err *e)
 {
     struct outcome_note *note;
     struct call_result r;
-    uint64_t a[2];
+    uint64_t arg[CALL_ARGS] = {0};
     int rv;
 
-    memcpy(a, id->b, sizeof a);
-    rv = node_call(n, outcome_run, a[0], a[1], LOOK_MS, &r, e);
+    memcpy(arg, id->b, sizeof id->b);
+    if (parent != NULL) {
+        memcpy(arg + 2, parent->b, sizeof parent->b);
+    }
+    rv = node_call_args(n, outcome_run, arg, LOOK_MS, &r, e);
     if (rv != DUST_OK) {
         return rv;
     }
@@ -129,7 +138,8 @@ static int look(struct node *n, const struct vid *id, uint64_t *after, uint64_t 
     return DUST_OK;
 }
 
-int node_took_effect(void *ctx, const struct vid *id, uint32_t timeout_ms, bool *yes, struct err *e)
+int node_took_effect(void *ctx, const struct vid *id, const struct vid *parent, uint32_t timeout_ms, enum effect *out,
+    struct err *e)
 {
     struct node *n = ctx;
     uint64_t after = 0, log_from;
@@ -137,9 +147,9 @@ int node_took_effect(void *ctx, const struct vid *id, uint32_t timeout_ms, bool 
     int rv = node_catch_up(n, timeout_ms, e);
 
     if (rv == DUST_OK) {
-        rv = look(n, id, &after, &log_from, &what, e);
+        rv = look(n, id, parent, &after, &log_from, &what, e);
     }
-    *yes = what == OUTCOME_AGREED;
+    *out = what == OUTCOME_AGREED ? EFFECT_TAKEN : what == OUTCOME_VOID ? EFFECT_NEVER : EFFECT_NONE;
     return rv;
 }
 
@@ -147,21 +157,21 @@ int node_outcome(struct node *n, const struct vid *id, uint64_t after, uint32_t 
     struct err *e)
 {
     uint64_t log_from;
-    int rv = look(n, id, &after, &log_from, out, e);
+    int rv = look(n, id, NULL, &after, &log_from, out, e);
 
     if (rv != DUST_OK || *out != OUTCOME_UNKNOWN) {
         return rv;
     }
     rv = node_catch_up(n, timeout_ms, e);
     if (rv == DUST_OK) {
-        rv = look(n, id, &after, &log_from, out, e);
+        rv = look(n, id, NULL, &after, &log_from, out, e);
     }
     if (rv != DUST_OK || *out != OUTCOME_UNKNOWN || after == 0 || log_from > after) {
         return rv;
     }
     rv = database_fence(n->db, "-- dust_outcome", timeout_ms, e);
     if (rv == DUST_OK) {
-        rv = look(n, id, &after, &log_from, out, e);
+        rv = look(n, id, NULL, &after, &log_from, out, e);
     }
     if (rv == DUST_OK && *out == OUTCOME_UNKNOWN && log_from <= after) {
         *out = OUTCOME_VOID;

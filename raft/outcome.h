@@ -8,7 +8,7 @@
  *   1. at the notes;
  *   2. whether it is on its way still (it is sent again and again while this member runs);
  *   3. in the log, as far back as that goes, after having caught up with the cluster: there it took effect if it is on
- *      the chain of parents that leads to the head, and is void if it is not;
+ *      the chain of parents that leads to the head, and is void if it is not, or if another one is there with its parent;
  *   4. not found, but everything since it was made is in sight: behind a fence (vfs/fence.h) it is void unless it came
  *      in before it.
  * What nobody could tell without trusting that no message is still under way somewhere is `unknown`. */
@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "vfs/err.h"
+#include "vfs/replicator.h"
 #include "vfs/vid.h"
 
 #define OUTCOMES_MAX 1024
@@ -49,6 +50,7 @@ void outcomes_set(struct outcomes *o, const struct vid *id, uint64_t after, enum
 const struct outcome_note *outcomes_find(const struct outcomes *o, const struct vid *id);
 
 /* replicator.took_effect. */
-int node_took_effect(void *ctx, const struct vid *id, uint32_t timeout_ms, bool *yes, struct err *e);
+int node_took_effect(void *ctx, const struct vid *id, const struct vid *parent, uint32_t timeout_ms, enum effect *out,
+    struct err *e);
 
 #endif

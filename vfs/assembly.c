@@ -100,6 +100,7 @@ int assembly_end(struct assembly *a, uint32_t **nodes, uint32_t *n, struct err *
     *nodes = malloc((*n + 1) * sizeof **nodes);
     if (pages == NULL || *nodes == NULL) {
         free(*nodes);
+        *nodes = NULL;
         rv = err_set(e, DUST_NOMEM, "out of memory");
     }
     for (uint32_t i = 0; rv == DUST_OK && i < *n; i++) {

@@ -1,8 +1,12 @@
 /* Transactions that attached processes have sealed: taken in, staged on the head, and handed to the replicator.
  *
  *   COMMIT, PARTs ──all there──▶ staged ──outcome──▶ DONE
- *        again:  └▶ looking (crew) ──took effect──▶ DONE
- *                        └──did not──▶ staged, or parked until its parent is here ──time is up──▶ DONE: void
+ *        again:  └▶ looking (crew) ──took effect, or never can──▶ DONE
+ *                        └──not yet──▶ staged, or parked until its parent is here
+ *                                        └──time is up──▶ looking, for the last time ──not yet──▶ DONE: unknown
+ *
+ * What is sent again may be in the log, or on its way there, by what it was sent to before. So it is refused only when
+ * another transaction has been agreed on in its place; whatever else stands in the way, its outcome is unknown.
  *
  * The writer's slot is made to hold the staged version before anybody can publish it, so that the writer stands on it
  * when it is told. */
@@ -19,6 +23,8 @@
 #define PARK_MS 5000u
 #define LOOK_MS 10000u       /* for everything committed to be applied */
 #define PARTS_MAX (1u << 20)
+#define OTHER_TEXT "another transaction took its place in the log; roll back and retry"
+#define LOST_TEXT "the transaction had been sent to a host that has ended, and could not be sent again: %.300s"
 
 static void done(struct guest *g, uint32_t number, int code, const char *text, const struct link_done *staged)
 {
@@ -139,22 +145,22 @@ static struct sealed *copy_of(const struct sealed *from)
     return s;
 }
 
-static bool wait_for_parent(struct database *db, const struct vid *parent, uint64_t until_ms)
+/* It has not come: the stage says so. */
+static void wait_for_parent(struct database *db, const struct vid *parent, uint64_t until_ms)
 {
     struct timespec ms5 = {.tv_nsec = 5000000};
     struct head_info head;
 
     for (store_head(db->store, &head); !vid_equal(&head.id, parent); store_head(db->store, &head)) {
         if (clock_ms() >= until_ms) {
-            return false;
+            return;
         }
         nanosleep(&ms5, NULL); /* another process has it, and sends it */
     }
-    return true;
 }
 
 static int commit_here(struct database *db, struct sealed *sealed, uint32_t reader, uint32_t writer, struct snap *snap,
-    uint64_t *after, uint64_t until_ms, struct err *e)
+    uint64_t *after, uint64_t until_ms, bool *staged, struct err *e)
 {
     struct commit *commit = commit_new(db->rep.room);
     struct version v;
@@ -174,6 +180,7 @@ static int commit_here(struct database *db, struct sealed *sealed, uint32_t read
     }
     store_set_hosts_own(db->store, v.seq);
     *after = v.after;
+    *staged = true;
     db->rep.submit(db->rep.ctx, sealed, &v, commit);
     now = clock_ms();
     rv = commit_wait_agreed(commit, db->store, now < until_ms ? (uint32_t)(until_ms - now) : 0, e);
@@ -184,37 +191,64 @@ static int commit_here(struct database *db, struct sealed *sealed, uint32_t read
     return rv;
 }
 
-static int take_here(struct database *db, const struct sealed *sealed, bool again, bool kept, uint32_t slot,
-    struct snap *snap, uint64_t *after, uint64_t until_ms, struct err *e)
+/* *staged: from then on the answer is its outcome; an error before that is of this process alone. */
+static int stage_here(struct database *db, const struct sealed *sealed, uint32_t slot, struct snap *snap, uint64_t *after,
+    uint64_t until_ms, bool *staged, struct err *e)
 {
     struct sealed *copy;
     uint32_t reader;
-    bool yes = false;
-    uint64_t now = clock_ms();
-    int rv;
+    int rv = store_slot_take(db->store, &reader, e);
 
-    if (again) {
-        rv = db->rep.took_effect(db->rep.ctx, &sealed->id, now < until_ms ? (uint32_t)(until_ms - now) : 1, &yes, e);
-        if (rv != DUST_OK) {
-            return err_set(e, DUST_UNKNOWN, "it was not to be found out whether the transaction has taken effect");
-        }
-        if (yes) {
-            store_pin(db->store, slot, snap);
-            return DUST_OK;
-        }
-    }
-    if (again || kept) {
-        wait_for_parent(db, &sealed->parent, clock_ms() + PARK_MS); /* if it does not come, the stage says so */
-    }
-    rv = store_slot_take(db->store, &reader, e);
     if (rv != DUST_OK) {
         return rv;
     }
     copy = copy_of(sealed);
-    rv = copy != NULL ? commit_here(db, copy, reader, slot, snap, after, until_ms, e)
+    rv = copy != NULL ? commit_here(db, copy, reader, slot, snap, after, until_ms, staged, e)
                       : err_set(e, DUST_NOMEM, "out of memory");
     store_slot_give(db->store, reader);
     return rv;
+}
+
+/* It may have been sent before. True: the answer is known, and is *rv. */
+static bool known(struct database *db, const struct sealed *sealed, uint32_t slot, struct snap *snap, uint64_t until_ms,
+    int *rv, struct err *e)
+{
+    enum effect effect = EFFECT_NONE;
+    uint64_t now = clock_ms();
+
+    *rv = db->rep.took_effect(db->rep.ctx, &sealed->id, &sealed->parent, now < until_ms ? (uint32_t)(until_ms - now) : 1,
+        &effect, e);
+    if (*rv != DUST_OK) {
+        *rv = err_set(e, DUST_UNKNOWN, "it was not to be found out whether the transaction has taken effect");
+        return true;
+    }
+    if (effect == EFFECT_TAKEN) {
+        store_pin(db->store, slot, snap);
+    } else if (effect == EFFECT_NEVER) {
+        *rv = err_set(e, DUST_VOID, OTHER_TEXT);
+    }
+    return effect != EFFECT_NONE;
+}
+
+static int take_here(struct database *db, const struct sealed *sealed, bool again, bool kept, uint32_t slot,
+    struct snap *snap, uint64_t *after, uint64_t until_ms, struct err *e)
+{
+    bool staged = false;
+    struct err why;
+    int rv;
+
+    if (again && known(db, sealed, slot, snap, until_ms, &rv, e)) {
+        return rv;
+    }
+    if (again || kept) {
+        wait_for_parent(db, &sealed->parent, until_ms < clock_ms() + PARK_MS ? until_ms : clock_ms() + PARK_MS);
+    }
+    rv = stage_here(db, sealed, slot, snap, after, until_ms, &staged, e);
+    if (staged || !again) {
+        return rv;
+    }
+    why = *e;
+    return known(db, sealed, slot, snap, until_ms, &rv, e) ? rv : err_set(e, DUST_UNKNOWN, LOST_TEXT, why.text);
 }
 
 int intake_here(struct database *db, const struct sealed *sealed, bool again, bool kept, uint32_t slot, struct snap *snap,
@@ -273,6 +307,7 @@ static int stage_for(struct guest *g, struct err *e)
     return DUST_OK;
 }
 
+/* Nothing more is done about it here. */
 static void refuse(struct guest *g, const struct err *e)
 {
     guest_drop_turn(g);
@@ -283,9 +318,13 @@ static void refuse(struct guest *g, const struct err *e)
 
 static void stage_or_refuse(struct guest *g)
 {
-    struct err e;
+    struct err e, why;
 
     if (stage_for(g, &e) != DUST_OK) {
+        if (g->intake.c.again) {
+            why = e;
+            err_set(&e, DUST_UNKNOWN, LOST_TEXT, why.text);
+        }
         refuse(g, &e);
     }
 }
@@ -295,7 +334,7 @@ static void stage_or_refuse(struct guest *g)
 struct search {
     struct crew_job job; /* first */
     struct guest *g;
-    struct vid id;
+    struct vid id, parent;
 };
 
 /* It has taken effect: the writer stands on the newest agreed version, which is that one or a later one. */
@@ -318,12 +357,15 @@ static void run_search(struct crew_job *job)
     struct guest *g = w->g;
     struct replicator *rep = &g->s->db->rep;
     struct err e = {0};
-    bool yes = false;
-    int rv = rep->took_effect(rep->ctx, &w->id, LOOK_MS, &yes, &e);
+    enum effect effect = EFFECT_NONE;
+    int rv = rep->took_effect(rep->ctx, &w->id, &w->parent, LOOK_MS, &effect, &e);
 
     free(w);
     pthread_mutex_lock(&g->mutex);
-    g->intake.result = rv != DUST_OK ? rv : yes ? INTAKE_FOUND : INTAKE_NOT_FOUND;
+    g->intake.result = rv != DUST_OK             ? rv
+                       : effect == EFFECT_TAKEN ? INTAKE_FOUND
+                       : effect == EFFECT_NEVER ? INTAKE_NEVER
+                                                : INTAKE_NOT_FOUND;
     pthread_mutex_unlock(&g->mutex);
     service_wake(g->s);
     guest_unref(g);
@@ -338,6 +380,7 @@ static bool search(struct guest *g)
         w->job.run = run_search;
         w->g = guest_ref(g);
         w->id = g->intake.c.id;
+        w->parent = g->intake.c.parent;
         g->intake.result = INTAKE_LOOKING;
         g->intake.parked = true;
         g->intake.park_until_ms = clock_ms() + LOOK_MS + PARK_MS;
@@ -377,6 +420,11 @@ void intake_look(struct guest *g, uint64_t now)
         found(g);
         return;
     }
+    if (result == INTAKE_NEVER) {
+        err_set(&e, DUST_VOID, OTHER_TEXT);
+        refuse(g, &e);
+        return;
+    }
     if (result != INTAKE_NOT_FOUND) {
         err_set(&e, DUST_UNKNOWN, "it was not to be found out whether the transaction has taken effect: %s",
             result > 0 ? err_text(result) : "no answer in time");
@@ -388,8 +436,14 @@ void intake_look(struct guest *g, uint64_t now)
     if (vid_equal(&head.id, &in->c.parent)) {
         in->parked = false;
         stage_or_refuse(g);
+    } else if (in->last_look) {
+        err_set(&e, DUST_UNKNOWN, LOST_TEXT, "what it was made on is not here");
+        refuse(g, &e);
+    } else if (now >= in->park_until_ms && in->c.again) {
+        in->last_look = true;
+        search(g);
     } else if (now >= in->park_until_ms) {
-        err_set(&e, DUST_VOID, "another transaction took its place in the log; roll back and retry");
+        err_set(&e, DUST_VOID, OTHER_TEXT);
         refuse(g, &e);
     } else if (in->park_until_ms > now + PARK_MS) {
         in->park_until_ms = now + PARK_MS;

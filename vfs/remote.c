@@ -1,5 +1,6 @@
 #include "vfs/remote.h"
 
+#include <poll.h>
 #include <sqlite3.h>
 #include <string.h>
 #include <time.h>
@@ -14,6 +15,7 @@
 #define CHANGE_MS 8000u  /* for another process to take over */
 #define HELLO_MS 2000u
 #define PLACE_MS 60000u
+#define AGAIN_MS 20      /* nothing tells when it is worth while to try again */
 
 /* ---- the connection ---- */
 
@@ -437,7 +439,8 @@ static int send_commit(struct dfile *f, const struct sealed *sealed, uint32_t sl
     return rv;
 }
 
-static int wait_done(struct dfile *f, uint64_t *after, uint64_t until, struct err *e)
+/* The host's answer (*known), or none: as `answer`. */
+static int wait_done(struct dfile *f, bool *known, uint64_t *after, uint64_t until, struct err *e)
 {
     uint32_t number = f->remote.link.number;
     struct link_done d;
@@ -453,32 +456,41 @@ static int wait_done(struct dfile *f, uint64_t *after, uint64_t until, struct er
     }
     *after = d.after != 0 ? d.after : *after;
     if (d.code == DUST_OK) {
+        *known = true;
         f->next_snap = (struct snap){.seq = d.seq, .n_pages = d.n_pages, .slot = f->next_slot};
         return DUST_OK;
     }
     err_set(e, d.code, "%.*s", (int)d.text_len, d.text);
-    return d.code == DUST_CLOSED ? lost(f) : d.code;
+    *known = d.code != DUST_CLOSED; /* it is ending */
+    return *known ? d.code : lost(f);
 }
 
-/* Until an outcome is known, or the time is up. *again: it may have been seen by a host. */
-static int commit_once(struct dfile *f, const struct sealed *sealed, bool *again, uint64_t *after, uint64_t until,
-    struct err *e)
+/* One try. *again: it may have been seen by a host. *known: what is returned is its outcome; otherwise it says what stood
+ * in the way, DUST_CLOSED: a change of the host. */
+static int commit_once(struct dfile *f, const struct sealed *sealed, bool *again, bool *known, uint64_t *after,
+    uint64_t until, struct err *e)
 {
     struct pack none = {.p = NULL};
     struct store *of;
     uint32_t slot;
     int rv = connected(f, until, e);
 
+    *known = false;
+    if (rv == DUST_CLOSED) { /* the member is none any more */
+        *known = true;
+        return *again ? COMMIT_PENDING : rv;
+    }
     if (rv != DUST_OK && rv != DUST_EXISTS) {
-        return rv == DUST_BUSY && *again ? COMMIT_PENDING : rv;
+        return rv;
     }
     if (have_next_slot(f, &of, &slot, e) != DUST_OK) {
         return e->code;
     }
     if (store_attached(of) != (rv == DUST_OK)) {
-        return DUST_CLOSED; /* it changes just now */
+        return DUST_CLOSED;
     }
     if (rv == DUST_EXISTS) {
+        *known = true;
         return intake_here(f->db, sealed, *again, f->remote.old_turn, slot, &f->next_snap, after, until, e);
     }
     rv = send_commit(f, sealed, slot, *again, until);
@@ -486,15 +498,19 @@ static int commit_once(struct dfile *f, const struct sealed *sealed, bool *again
     if (rv == DUST_OK) {
         uint64_t since = clock_ms();
 
-        while ((rv = wait_done(f, after, until, e)) == DUST_BUSY && clock_ms() >= until &&
+        while ((rv = wait_done(f, known, after, until, e)) == DUST_BUSY && !*known && clock_ms() >= until &&
                store_patience(f->store, since, f->db->options.timeout_ms) > until) {
             until = store_patience(f->store, since, f->db->options.timeout_ms);
         }
     }
-    if (rv == DUST_BUSY && clock_ms() >= until) {
+    if (rv == DUST_BUSY && !*known) {
         f->remote.link.number++;
         say(f, LINK_ABANDON, &none, clock_ms() + SPARE_MS);
+        *known = true;
         return COMMIT_PENDING;
+    }
+    if (rv != DUST_OK && !*known && rv != DUST_CLOSED) {
+        disconnect(f); /* the answer cannot be taken in */
     }
     return rv;
 }
@@ -502,13 +518,24 @@ static int commit_once(struct dfile *f, const struct sealed *sealed, bool *again
 int remote_commit(struct dfile *f, struct sealed *sealed, uint64_t *after, struct err *e)
 {
     uint64_t until = clock_ms() + f->db->options.timeout_ms;
-    bool again = false;
+    bool again = false, known;
     int rv;
 
     *after = store_applied(f->store);
-    do {
-        rv = commit_once(f, sealed, &again, after, until, e);
-    } while (rv == DUST_CLOSED && clock_ms() < until);
+    for (;;) {
+        rv = commit_once(f, sealed, &again, &known, after, until, e);
+        if (known || clock_ms() >= until || (rv != DUST_CLOSED && !again)) {
+            break;
+        }
+        if (rv != DUST_CLOSED) {
+            poll(NULL, 0, AGAIN_MS); /* of memory, or of files, or of slots there is none, now */
+        }
+    }
+    if (!known) {
+        rv = again               ? COMMIT_PENDING
+             : rv == DUST_CLOSED ? err_set(e, DUST_BUSY, "the process that hosted this member has ended")
+                                 : rv;
+    }
     sealed_free(sealed);
     if (f->remote.turn || f->remote.old_turn) {
         remote_pass_turn(f);
@@ -518,7 +545,7 @@ int remote_commit(struct dfile *f, struct sealed *sealed, uint64_t *after, struc
 
         store_unpin(f->next_store, &staged); /* the host may have made it hold the version */
     }
-    return rv == DUST_CLOSED ? COMMIT_PENDING : rv;
+    return rv;
 }
 
 /* ---- the rest ---- */

@@ -10,6 +10,12 @@
 #include "vfs/entry.h"
 #include "vfs/store.h"
 
+enum effect {
+    EFFECT_NONE,  /* not yet; it may, if it is sent (again), or is on its way still */
+    EFFECT_TAKEN,
+    EFFECT_NEVER  /* another transaction was agreed on in its place */
+};
+
 struct replicator {
     void *ctx;
     size_t room; /* bytes that submit has beside each commit, zeroed, its own until it completes the commit */
@@ -24,9 +30,11 @@ struct replicator {
      * DUST_NOLEADER. SQL threads. */
     int (*confirm_read)(void *ctx, int consistency, uint32_t freshness_ms, uint32_t timeout_ms, struct err *e);
 
-    /* Has the transaction of this id taken effect, as far as the log here tells? Everything that had been committed when it
-     * was called is looked at. Waits at most timeout_ms. DUST_OK, DUST_NOLEADER, DUST_BUSY, DUST_CLOSED. SQL threads. */
-    int (*took_effect)(void *ctx, const struct vid *id, uint32_t timeout_ms, bool *yes, struct err *e);
+    /* Has the transaction of this id, made on `parent`, taken effect, as far as the log here tells? Everything that had been
+     * committed when it was called is looked at. Waits at most timeout_ms. DUST_OK, DUST_NOLEADER, DUST_BUSY, DUST_CLOSED.
+     * SQL threads. */
+    int (*took_effect)(void *ctx, const struct vid *id, const struct vid *parent, uint32_t timeout_ms, enum effect *out,
+        struct err *e);
 
     /* A page of this member's files was found damaged (database.damaged). Any thread. */
     void (*found_damage)(void *ctx);

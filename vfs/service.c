@@ -65,7 +65,9 @@ static void flush(struct guest *g)
         } else if (errno == EAGAIN) {
             break;
         } else if (errno != EINTR) {
-            g->closed = true; /* the thread finds out by itself */
+            g->closed = true;
+            done = g->out_n;
+            shutdown(g->fd, SHUT_RDWR); /* the thread reads the end of it, and ends the guest */
         }
     }
     if (done != 0) {
@@ -127,11 +129,12 @@ bool guest_reply(struct guest *g, uint32_t number, int code, const char *text)
     return guest_send(g, LINK_REPLY, number, body, k.n);
 }
 
-static void watch_fd(struct service *s, int op, int fd, uint32_t events, void *what)
+/* EPOLL_CTL_ADD may fail (memory, or too many watches); the others cannot, for what is watched. */
+static bool watch_fd(struct service *s, int op, int fd, uint32_t events, void *what)
 {
     struct epoll_event ev = {.events = events, .data.ptr = what};
 
-    (void)epoll_ctl(s->epoll_fd, op, fd, &ev);
+    return epoll_ctl(s->epoll_fd, op, fd, &ev) == 0;
 }
 
 /* What epoll watches is the open file, which a child that has just been forked still holds: closing it here alone would
@@ -156,7 +159,7 @@ static void accept_one(struct service *s, int fd)
     atomic_init(&g->refs, 1);
     pthread_mutex_init(&g->mutex, NULL);
     ticket_init(&g->ticket);
-    if (!link_peer(fd, &g->pid, &uid) || (uid != geteuid() && uid != 0)) {
+    if (!link_peer(fd, &g->pid, &uid) || (uid != geteuid() && uid != 0) || !watch_fd(s, EPOLL_CTL_ADD, fd, EPOLLIN, g)) {
         close(fd);
         guest_unref(g);
         return;
@@ -165,7 +168,6 @@ static void accept_one(struct service *s, int fd)
     g->next = s->first;
     s->first = g;
     pthread_mutex_unlock(&s->mutex);
-    watch_fd(s, EPOLL_CTL_ADD, fd, EPOLLIN, g);
 }
 
 static void remove_guest(struct service *s, struct guest *g)
@@ -264,10 +266,15 @@ static bool read_guest(struct guest *g)
 
 static void listen_now(struct service *s, uint64_t now)
 {
-    struct err e;
+    struct err e = {.code = DUST_OK};
 
-    if (link_listen(&s->listen_fd, s->db->dir, &e) == DUST_OK) {
-        watch_fd(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, s);
+    if (s->listen_fd < 0) {
+        link_listen(&s->listen_fd, s->db->dir, &e);
+    }
+    if (e.code == DUST_OK && !watch_fd(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, s)) {
+        err_sys(&e, errno, "cannot wait for other processes");
+    }
+    if (e.code == DUST_OK) {
         s->listen_again_ms = UINT64_MAX;
         return;
     }
@@ -284,7 +291,7 @@ static void accept_all(struct service *s)
     while ((fd = accept4(s->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         accept_one(s, fd);
     }
-    if (errno == EMFILE || errno == ENFILE) { /* it would be told of it again and again */
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) { /* it would be told of it again and again */
         watch_fd(s, EPOLL_CTL_DEL, s->listen_fd, 0, s);
         s->listen_again_ms = clock_ms() + LISTEN_AGAIN_MS;
     }
@@ -388,12 +395,7 @@ static void *serve(void *arg)
         int n;
 
         if (now >= s->listen_again_ms) {
-            if (s->listen_fd >= 0) {
-                watch_fd(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, s);
-                s->listen_again_ms = UINT64_MAX;
-            } else {
-                listen_now(s, now);
-            }
+            listen_now(s, now);
         }
         next = look(s, now);
         write_blocked(s);
@@ -424,7 +426,7 @@ int service_start(struct service **out, struct database *db, const struct servic
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     randombytes_buf(&s->mark, sizeof s->mark);
-    if (s->epoll_fd < 0 || s->wake_fd < 0) {
+    if (s->epoll_fd < 0 || s->wake_fd < 0 || !watch_fd(s, EPOLL_CTL_ADD, s->wake_fd, EPOLLIN, &s->wake_fd)) {
         rv = err_sys(e, errno, "cannot serve other processes");
     } else {
         rv = store_slot_take(db->store, &s->slot, e);
@@ -434,7 +436,6 @@ int service_start(struct service **out, struct database *db, const struct servic
     }
     pthread_mutex_init(&s->mutex, NULL);
     crew_init(&s->crew);
-    watch_fd(s, EPOLL_CTL_ADD, s->wake_fd, EPOLLIN, &s->wake_fd);
     store_watch(db->store, store_changed, s);
     rv = pthread_create(&s->thread, NULL, serve, s);
     if (rv != 0) {

@@ -17,12 +17,14 @@ struct intake {
     uint64_t park_until_ms;
     bool under_way; /* begun, and not yet staged or answered */
     bool parked;    /* all there, and waiting: for what the crew finds, or for its parent */
+    bool last_look; /* its time is up: what the crew finds now is the answer */
     int result;     /* under the guest's mutex: what was found; or a code of dust's: it could not be found out */
 };
 
 #define INTAKE_LOOKING (-1)
 #define INTAKE_FOUND (-2)
-#define INTAKE_NOT_FOUND (-3)
+#define INTAKE_NEVER (-3)
+#define INTAKE_NOT_FOUND (-4)
 
 struct guest {
     struct guest *next;
