@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -288,8 +289,19 @@ WRAP(int, nn_setsockopt, NETWORK, (int s, int level, int option, const void *v, 
     true, FAIL(ENOMEM, -1))
 WRAP(int, nn_getsockopt, NETWORK, (int s, int level, int option, void *v, size_t *n), (s, level, option, v, n), true,
     FAIL(EBADF, -1))
-WRAP(int, epoll_ctl, NETWORK, (int ep, int op, int fd, void *event), (ep, op, fd, event), true, FAIL(ENOMEM, -1))
-
+/* What is watched can always be watched no longer, or for something else. */
+WRAP(int, epoll_ctl, NETWORK, (int ep, int op, int fd, void *event), (ep, op, fd, event), op == EPOLL_CTL_ADD,
+    FAIL(ENOMEM, -1))
+WRAP(int, epoll_create1, NETWORK, (int flags), (flags), true, FAIL(EMFILE, -1))
+WRAP(int, pipe2, NETWORK, (int fds[2], int flags), (fds, flags), true, FAIL(EMFILE, -1))
+WRAP(int, listen, NETWORK, (int fd, int n), (fd, n), true, FAIL(EADDRINUSE, -1))
+WRAP(int, accept4, NETWORK, (int fd, void *a, void *n, int flags), (fd, a, n, flags), true, FAIL(EMFILE, -1))
+WRAP(int, connect, NETWORK, (int fd, const void *a, socklen_t n), (fd, a, n), true, FAIL(ECONNREFUSED, -1))
+WRAP(ssize_t, send, NETWORK, (int fd, const void *b, size_t n, int flags), (fd, b, n, flags), true, FAIL(ECONNRESET, -1))
+WRAP(ssize_t, sendmsg, NETWORK, (int fd, const void *m, int flags), (fd, m, flags), true, FAIL(ECONNRESET, -1))
+WRAP(ssize_t, recv, NETWORK, (int fd, void *b, size_t n, int flags), (fd, b, n, flags), true, FAIL(ECONNRESET, -1))
+WRAP(int, getsockopt, NETWORK, (int fd, int level, int option, void *v, void *n), (fd, level, option, v, n), true,
+    FAIL(ENOBUFS, -1))
 WRAP(int, getsockname, NETWORK, (int fd, void *a, void *n), (fd, a, n), true, FAIL(ENOBUFS, -1))
 WRAP(int, uv_loop_init, LOOP, (void *loop), (loop), true, return -EMFILE)
 WRAP(int, uv_async_init, LOOP, (void *loop, void *h, void *cb), (loop, h, cb), true, return -EMFILE)
@@ -323,6 +335,7 @@ static const struct import {
     X(fallocate64) X(posix_fallocate) X(posix_fallocate64) X(rename) X(unlink) X(rmdir) X(mkdir) X(fchmod) X(stat64)
     X(fgets) X(fcntl64) X(scandir64) X(writev) X(fopen64) X(opendir) X(open64) X(mmap64) X(eventfd) X(syscall) X(socket)
     X(bind) X(nn_socket) X(nn_bind) X(nn_connect) X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl)
+    X(epoll_create1) X(pipe2) X(listen) X(accept4) X(connect) X(send) X(sendmsg) X(recv) X(getsockopt)
     X(getsockname) X(uv_loop_init) X(uv_async_init) X(uv_poll_init) X(uv_poll_start) X(pthread_create) X(raft_apply)
     X(raft_barrier) X(raft_add) X(raft_assign) X(raft_remove) X(raft_transfer) X(raft_configuration_add)
 #undef X

@@ -10,7 +10,8 @@ the files that runs begin with. "run": it
 and ends, without closing anything. "look": it opens what a run has left on disk, and checks the same. The answer has
 what nth.c says came of it, and "wrong", a list of texts: empty if all is as it should be.
 
-All members of a scenario are in one process.
+All members of a scenario are in one process. Where another process has the same member open (Helper), nothing is made to
+fail there.
 """
 import ctypes
 import json
@@ -202,7 +203,79 @@ class World:
             self.wrong.append("%s: refused and there: %s" % (name, sorted(self.refused & have)[:5]))
 
 
+class Helper:
+    """Another process on the same member, in which nothing is made to fail."""
+
+    CODE = """
+import ctypes, json, signal, sqlite3, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the runner
+c = sqlite3.connect(":memory:")
+c.enable_load_extension(True)
+c.load_extension(sys.argv[1])
+c = sqlite3.connect("file:%s?vfs=dust&timeout=1500&election=200" % sys.argv[2], uri=True, timeout=4, isolation_level=None)
+for line in sys.stdin:
+    sql, params = json.loads(line)
+    try:
+        print(json.dumps({"rows": c.execute(sql, params).fetchall()}), flush=True)
+    except sqlite3.Error as e:
+        print(json.dumps({"code": getattr(e, "sqlite_errorname", "?"), "text": str(e)}), flush=True)
+    except MemoryError:
+        print(json.dumps({"code": "SQLITE_NOMEM", "text": "out of memory"}), flush=True)
+"""
+
+    def __init__(self, w, name):
+        self.w, self.n = w, 0
+        env = {k: v for k, v in os.environ.items() if k != "NTH_PORT"}
+        self.p = subprocess.Popen([sys.executable, "-B", "-c", self.CODE, LIBRARY, w.path(name)], text=True, env=env,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.step("PRAGMA user_version")
+
+    def step(self, sql, *params):
+        """One statement. Its rows; None if it failed, which it may, with an error that says so."""
+        self.p.stdin.write(json.dumps([sql, params]) + "\n")
+        self.p.stdin.flush()
+        line = self.p.stdout.readline()
+        if not line:
+            self.w.wrong.append("the other process has ended: %s" % self.p.wait(10))
+            raise EOFError
+        r = json.loads(line)
+        self.code = r.get("code")
+        if self.code is not None and (self.code.startswith(NEVER) or not r["text"]):
+            self.w.wrong.append("the other process: %s: %s: %s" % (sql[:60], self.code, r["text"]))
+        return r.get("rows")
+
+    def insert(self, size=10):
+        self.n += 1
+        who = "helper%d.%d" % (self.p.pid, self.n)
+        if self.step("INSERT INTO t(who, x) VALUES(?, zeroblob(?))", who, size) is not None:
+            self.w.acked.add(who)
+            return True
+        (self.w.unknown if self.code == "SQLITE_IOERR_COMMIT_ATOMIC" else self.w.refused).add(who)
+        return False
+
+    def goes_on(self):
+        end = time.monotonic() + PATIENCE
+        while not self.insert():
+            if time.monotonic() > end:
+                self.w.wrong.append("the other process does not go on: %s" % self.step("SELECT * FROM dust_status"))
+                return
+            time.sleep(0.05)
+
+    def check(self):
+        rows = self.step("SELECT who FROM t")
+        ok = self.step("PRAGMA integrity_check")
+        if rows is None or ok is None:
+            self.w.wrong.append("the other process cannot read: %s" % self.code)
+            return
+        self.w.compare("the other process", [r[0] for r in rows], [tuple(x) for x in ok])
+
+    def kill(self):
+        self.p.kill()
+        self.p.wait()
+
+
 SCENARIOS = {}
+LIBRARY = None
 
 
 def address(i):
@@ -516,7 +589,86 @@ class Recover(Scenario):
             w.wrong.append("a second time it cannot be recovered")
 
 
-for kind in (One, Start, Open, Join, Follow, Fetch, Leave, Recover):
+class Attach(One):
+    """A process attaches to a member that another one hosts, and works there. In the end it takes over."""
+
+    def before(self, w):
+        self.helper = Helper(w, "a")
+        self.helper.goes_on()
+
+    def steps(self, w):
+        try:
+            w.conn("a")
+        except sqlite3.Error as e:
+            w.judge("open", e)
+            return
+        except MemoryError:
+            return
+        super().steps(w)
+        w.step("a", "SELECT * FROM dust_status")
+        w.step("a", "PRAGMA dust_consistency = linearizable")
+        w.step("a", "SELECT count(*) FROM t")
+
+    def after(self, w):
+        w.goes_on("a")
+        self.helper.goes_on()
+        w.check("a")
+        self.helper.check()
+        self.helper.kill()
+        w.goes_on("a")
+        w.check("a")
+
+
+class Host(One):
+    """A process hosts a member, and another one attaches to it and works there. In the end that one takes over."""
+
+    def steps(self, w):
+        self.helper = Helper(w, "a")
+        self.helper.insert()
+        w.insert("a")
+        self.helper.step("PRAGMA dust_consistency = linearizable")
+        self.helper.step("SELECT count(*) FROM t")
+        self.helper.insert(20000)
+        self.helper.step("SELECT dust_checkpoint()")
+        self.helper.step("SELECT * FROM dust_status")
+        w.insert("a")
+
+    def after(self, w):
+        w.goes_on("a")
+        self.helper.goes_on()
+        w.check("a")
+        self.helper.check()
+        w.close("a")  # the process stays the host: it has had it open
+        self.helper.goes_on()
+        self.helper.check()
+        self.helper.kill()
+
+
+class Takeover(One):
+    """The process that hosts the member is killed; this one was attached, and takes over."""
+
+    def before(self, w):
+        self.helper = Helper(w, "a")
+        self.helper.goes_on()
+        w.conn("a")
+        w.goes_on("a")
+
+    def steps(self, w):
+        self.helper.kill()
+        w.insert("a")
+        w.step("a", "SELECT count(*) FROM t")
+        w.insert("a", 20000)
+
+    def after(self, w):
+        w.goes_on("a")
+        self.helper = Helper(w, "a")
+        self.helper.goes_on()
+        w.check("a")
+        self.helper.check()
+        self.helper.kill()
+
+
+for kind in (One, Start, Open, Join, Follow, Fetch, Leave, Recover, Attach, Host, Takeover):
     SCENARIOS[kind.__name__.lower()] = kind()
 
 
@@ -598,7 +750,9 @@ def main():
     c = sqlite3.connect(":memory:")
     c.enable_load_extension(True)
     first = json.loads(sys.stdin.readline())
-    c.load_extension(first["lib"])
+    global LIBRARY
+    LIBRARY = first["lib"]
+    c.load_extension(LIBRARY)
     c.close()
     control = Control(first["control"])
     nth = ctypes.CDLL(first["nth"])
