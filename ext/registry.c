@@ -176,6 +176,7 @@ static void at_exit(void)
             node_halt(node); /* libuv takes its thread pool down next, and ends whoever asks it for work then */
         }
     }
+    forked_before_exit();
     pthread_mutex_unlock(&registry.leaving);
 }
 

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <uv.h>
 
 #include "raft/node_impl.h"
 
@@ -27,7 +28,7 @@ static struct {
         uint8_t *kept;
     } ranges[RANGES_MAX];
     unsigned n;
-    _Atomic pid_t pid; /* in which they are in use; 0: not yet */
+    _Atomic pid_t pid; /* in which they are in use, and libuv too; 0: not yet */
 } nanomsg;
 
 static void keep(uintptr_t from, uintptr_t to)
@@ -95,6 +96,32 @@ void forked_nanomsg(void)
     for (unsigned i = 0; was != 0 && was != now && i < nanomsg.n; i++) {
         memcpy(nanomsg.ranges[i].at, nanomsg.ranges[i].kept, nanomsg.ranges[i].size);
     }
+}
+
+static void nothing(uv_work_t *work)
+{
+    (void)work;
+}
+
+static void nothing_done(uv_work_t *work, int status)
+{
+    (void)work;
+    (void)status;
+}
+
+void forked_before_exit(void)
+{
+    pid_t was = atomic_load(&nanomsg.pid);
+    uv_loop_t loop;
+    uv_work_t work;
+
+    if (was == 0 || was == getpid() || uv_loop_init(&loop) != 0) {
+        return;
+    }
+    if (uv_queue_work(&loop, &work, nothing, nothing_done) == 0) {
+        uv_run(&loop, UV_RUN_DEFAULT);
+    }
+    uv_loop_close(&loop);
 }
 
 void forked_close(const struct node *node, const char *dir)

@@ -1,4 +1,4 @@
-/* forked - what a forked child does with the descriptors and the nanomsg that it has inherited. */
+/* forked - what a forked child does with the descriptors, the nanomsg and the libuv that it has inherited. */
 #ifndef DUST_RAFT_FORKED_H
 #define DUST_RAFT_FORKED_H
 
@@ -12,5 +12,10 @@ void forked_close(const struct node *node, const char *dir);
 
 /* Before nanomsg is used: in a forked child, make it what it was before it was ever used. The loop's thread. */
 void forked_nanomsg(void);
+
+/* When the process ends by exit(). libuv waits for the threads of its pool then, also in a forked child, which has none of
+ * them: it would read memory that may be another thread's, or nobody's. So it gets a pool, if it has not had one in this
+ * process; one piece of work does that. */
+void forked_before_exit(void);
 
 #endif

@@ -316,17 +316,25 @@ static void refuse(struct guest *g, const struct err *e)
     intake_drop(g);
 }
 
+static void search(struct guest *g);
+
 static void stage_or_refuse(struct guest *g)
 {
     struct err e, why;
 
-    if (stage_for(g, &e) != DUST_OK) {
-        if (g->intake.c.again) {
-            why = e;
-            err_set(&e, DUST_UNKNOWN, LOST_TEXT, why.text);
-        }
-        refuse(g, &e);
+    if (stage_for(g, &e) == DUST_OK) {
+        return;
     }
+    if (g->intake.c.again && e.code == DUST_STALE && !g->intake.last_look) { /* another one came first just now */
+        g->intake.last_look = true;
+        search(g);
+        return;
+    }
+    if (g->intake.c.again) {
+        why = e;
+        err_set(&e, DUST_UNKNOWN, LOST_TEXT, why.text);
+    }
+    refuse(g, &e);
 }
 
 /* ---- again ---- */
@@ -371,7 +379,7 @@ static void run_search(struct crew_job *job)
     guest_unref(g);
 }
 
-static bool search(struct guest *g)
+static void search(struct guest *g)
 {
     struct search *w = calloc(1, sizeof *w);
     struct err e;
@@ -385,14 +393,13 @@ static bool search(struct guest *g)
         g->intake.parked = true;
         g->intake.park_until_ms = clock_ms() + LOOK_MS + PARK_MS;
         if (crew_run(&g->s->crew, &w->job)) {
-            return true;
+            return;
         }
         guest_unref(g);
         free(w);
     }
     err_set(&e, DUST_UNKNOWN, "the process that hosts this member cannot look what became of the transaction");
     refuse(g, &e);
-    return true;
 }
 
 /* It has never been sent; but what it stands on may have been, to the host before, and be on its way again. */
@@ -501,9 +508,8 @@ bool intake_part(struct guest *g, const struct link_msg *m)
     in->sealed->n_parts++;
     if (in->sealed->n_parts == in->c.n_parts) {
         if (in->c.again) {
-            return search(g);
-        }
-        if (in->c.turn) {
+            search(g);
+        } else if (in->c.turn) {
             wait_parked(g);
         } else {
             stage_or_refuse(g);

@@ -67,7 +67,7 @@ def main():
         pid = os.fork()
         if pid == 0:
             say(**work(c))
-            os._exit(0)
+            sys.exit(0)
         pids.append(pid)
     say(forked=pids)
     if how == "middle":
@@ -76,9 +76,8 @@ def main():
     while count and done < count:
         c.execute("UPDATE counter SET n = n + 1 WHERE id = 0")
         done += 1
-    for pid in pids:
-        os.waitpid(pid, 0)
-    say(pid=os.getpid(), done=done, errors=[])
+    ended = [os.waitpid(pid, 0)[1] for pid in pids]
+    say(pid=os.getpid(), done=done, errors=["worker ended with status %d" % x for x in ended if x != 0])
 
 
 main()

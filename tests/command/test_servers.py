@@ -22,7 +22,8 @@ def fetch(port, path):
 def gunicorn(port, path):
     return subprocess.Popen(["/usr/bin/python3", "-B", "-m", "gunicorn", "--preload", "-w", "4", "-b", "127.0.0.1:%d" % port,
                              "--log-level", "warning", "--timeout", "60", "--chdir", HERE, "wsgi_app:app"],
-                            env=child_env({"APP_LIB": LIB, "APP_DB": path}), stdin=subprocess.DEVNULL, start_new_session=True)
+                            env=child_env({"APP_LIB": LIB, "APP_DB": path}), stdin=subprocess.DEVNULL,
+                            stderr=open(path + ".log", "w"), start_new_session=True)
 
 
 def php(port, path):
@@ -68,3 +69,7 @@ def test_under_load(box, server):
             os.killpg(p.pid, signal.SIGKILL)
             p.wait()
         served.shut()
+    if server is gunicorn:
+        with open(a + ".log") as f:
+            log = f.read()
+        assert not re.search("due to signal (11|6)|Traceback", log), log
