@@ -29,6 +29,9 @@ void ask_answer(struct node *n, struct asker *a, int kind, const struct note *wi
         a->call = NULL;
         return;
     }
+    if (a->address[0] == '\0') {
+        return; /* the call has been answered already */
+    }
     r.kind = (uint16_t)kind;
     r.req = a->req;
     r.code = code;

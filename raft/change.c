@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "raft/node_impl.h"
+#include "vfs/clock.h"
 
 int change_code(int raft_code)
 {
@@ -77,6 +78,17 @@ static void on_transfer(struct raft_transfer *req)
         change_over(n, DUST_OK, NULL);
     } else {
         change_over(n, DUST_BUSY, "the member did not take over within the election timeout; it may be down or behind");
+    }
+}
+
+/* Who hands over before it ends does not wait longer than it said. */
+void change_tick(struct node *n)
+{
+    struct change *c = &n->change;
+
+    if (c->busy && c->what == CHANGE_TRANSFER && c->subject == 0 && c->asker.call != NULL &&
+        clock_ms() >= c->asker.call->deadline_ms) {
+        ask_answer(n, &c->asker, NOTE_CHANGE_REPLY, NULL, DUST_BUSY, "no other member has taken over yet");
     }
 }
 

@@ -56,6 +56,9 @@
  * a follower gets no ticks and no TimeoutNow, and no RequestVote is sent. While a snapshot is being installed
  * no vote is asked of it either.
  *
+ * libraft's leader says TimeoutNow, once, when it has sent all of its log; it may not be stored here then, and our parts of
+ * an AppendEntries may come later still. So it is held until all is stored, but not for longer than the leader waits.
+ *
  * 6. "A configuration that is cut off the log no longer holds." (+)
  *
  * libraft rolls back by looking up the previous configuration's entry, which may be long gone (a NULL
@@ -148,6 +151,13 @@ void guard_message_free(struct raft_message *m)
     }
 }
 
+void guard_forget_timeout_now(struct guard *g)
+{
+    g->timeout_now.type = 0;
+    free(g->timeout_now_address);
+    g->timeout_now_address = NULL;
+}
+
 void guard_forget_install(struct guard *g)
 {
     if (g->install.type != 0) {
@@ -161,6 +171,7 @@ void guard_forget_install(struct guard *g)
 void guard_deinit(struct guard *g)
 {
     guard_forget_install(g);
+    guard_forget_timeout_now(g);
     free(g->held);
     g->held = NULL;
     g->n_held = g->held_cap = 0;
@@ -176,6 +187,7 @@ void guard_fail(struct guard *g, enum guard_fault fault)
     }
     g->n_held = 0;
     guard_forget_install(g);
+    guard_forget_timeout_now(g);
 }
 
 /* ---- Proof: up to where our log equals the leader's (rule 1) ------------------------------------------- */

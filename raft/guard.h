@@ -60,7 +60,7 @@ struct guard_counts {
     uint64_t clamped;       /* results that claimed more than was proven or stored */
     uint64_t held;          /* results held until an entry of our own term was stored */
     uint64_t stripped;      /* AppendEntries that would have truncated a busy log, cut down to heartbeats */
-    uint64_t put_off;       /* InstallSnapshots held until the disk was idle */
+    uint64_t put_off;       /* InstallSnapshots and TimeoutNows held until the disk was idle */
     uint64_t skipped;       /* AppendEntries made to begin later, where our log does */
     uint64_t dropped;       /* messages swallowed or ignored */
     uint64_t second_votes;  /* of these: requests for a second vote in one term */
@@ -112,6 +112,12 @@ struct guard {
     /* An InstallSnapshot waiting for the disk; install.type 0: none. Owns its payload and install_address. */
     struct raft_message install;
     char *install_address;
+
+    /* A TimeoutNow waiting for the disk, and for the entries that it speaks of; timeout_now.type 0: none. Owns its
+     * address. */
+    struct raft_message timeout_now;
+    char *timeout_now_address;
+    raft_time timeout_now_since;
 
     struct guard_counts counts;
 };

@@ -34,6 +34,7 @@ void guard_message_free(struct raft_message *m);
 
 /* Drop the InstallSnapshot that is held back, if there is one. */
 void guard_forget_install(struct guard *g);
+void guard_forget_timeout_now(struct guard *g);
 
 /* Draw conclusions from the message being delivered. Called when it has been delivered, and before each result sent
  * meanwhile, when libraft has changed its log but we are still inside. */

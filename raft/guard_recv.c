@@ -257,6 +257,27 @@ static raft_index last_end(const struct guard *g, raft_index limit)
     return 0;
 }
 
+/* Whether all that the leader has is stored here (rule 5). */
+static bool ready_to_campaign(const struct guard *g, const struct raft_timeout_now *t)
+{
+    return !busy(g) && inside_last_index(g->r) >= t->last_log_index;
+}
+
+/* Without memory it is lost, and the leader goes on when its time is up. */
+static void hold_timeout_now(struct guard *g, const struct raft_message *m)
+{
+    guard_forget_timeout_now(g);
+    g->timeout_now_address = strdup(m->server_address);
+    if (g->timeout_now_address == NULL) {
+        g->counts.dropped++;
+        return;
+    }
+    g->timeout_now = *m;
+    g->timeout_now.server_address = g->timeout_now_address;
+    g->timeout_now_since = g->r->io->time(g->r->io);
+    g->counts.put_off++;
+}
+
 /* Hand over a result that may count (rule 10). */
 static void deliver_result(struct guard *g, struct raft_message *m, guard_deliver_fn deliver, void *ctx)
 {
@@ -320,8 +341,12 @@ void guard_recv(struct guard *g, struct raft_message *m, guard_deliver_fn delive
         recv_result(g, m, deliver, ctx);
         return;
     case RAFT_IO_TIMEOUT_NOW:
-        if (busy(g) || g->install.type != 0 || inside_sole_voter(g->r)) {
+        if (g->install.type != 0 || inside_sole_voter(g->r)) {
             g->counts.dropped++;
+            return;
+        }
+        if (!ready_to_campaign(g, &m->timeout_now)) {
+            hold_timeout_now(g, m);
             return;
         }
         break;
@@ -380,6 +405,30 @@ static void release_results(struct guard *g, guard_deliver_fn deliver, void *ctx
     }
 }
 
+static void release_timeout_now(struct guard *g, guard_deliver_fn deliver, void *ctx)
+{
+    struct raft_message m = g->timeout_now;
+    char *address = g->timeout_now_address;
+    bool late;
+
+    if (m.type == 0) {
+        return;
+    }
+    late = g->r->io->time(g->r->io) - g->timeout_now_since >= g->r->election_timeout || g->install.type != 0 ||
+           stopped(g) || g->r->current_term != m.timeout_now.term || g->r->state != RAFT_FOLLOWER;
+    if (!late && !ready_to_campaign(g, &m.timeout_now)) {
+        return;
+    }
+    g->timeout_now.type = 0;
+    g->timeout_now_address = NULL;
+    if (late || inside_sole_voter(g->r)) {
+        g->counts.dropped++;
+    } else {
+        deliver(ctx, &m);
+    }
+    free(address);
+}
+
 void guard_release(struct guard *g, guard_deliver_fn deliver, void *ctx)
 {
     if (!g->enabled || g->r->state == RAFT_UNAVAILABLE) {
@@ -401,4 +450,5 @@ void guard_release(struct guard *g, guard_deliver_fn deliver, void *ctx)
         recv_install_snapshot(g, &m, deliver, ctx);
         free(address);
     }
+    release_timeout_now(g, deliver, ctx);
 }

@@ -175,6 +175,7 @@ static void on_timer(uv_timer_t *timer)
     }
     again_tick(n);
     ask_tick(n);
+    change_tick(n);
     read_tick(n);
     join_promote_tick(n);
     give_tick(n);

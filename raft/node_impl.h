@@ -460,6 +460,7 @@ void change_removed(struct node *n, raft_id from); /* we are told that we are no
 void change_diverged(struct node *n, raft_index index, const struct vid *theirs); /* our history is another one */
 void change_forgotten(struct node *n, raft_index had); /* … that our log has lost entries that it had stored */
 void change_fail(struct node *n, int code, const char *text);
+void change_tick(struct node *n);
 
 /* join.c */
 void join_over(struct node *n, int code, const char *text); /* CHANGE_JOIN has ended */

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cluster import Dead, SLOW, plain, wait_until
+from cluster import Dead, SLOW, plain, scaled, wait_until
 
 
 def roles(m):
@@ -70,6 +70,24 @@ def test_transfer(box):
         a.sql("INSERT INTO t VALUES(1)")
         assert target.one("SELECT dust_leader()") == target.address
     box.same_files(a, b, c)
+
+
+def test_transfer_under_load(box):
+    """Every one of them succeeds, though entries are on their way to the next leader, and no writer hears of it."""
+    members = box.cluster(3)
+    members[0].sql("CREATE TABLE acked(id INTEGER PRIMARY KEY, who TEXT, seq INT)")
+    box.settle(*members)
+    for m in members:
+        for i in range(2):
+            m.writer("%s%d" % (m.name, i))
+    for i in range(scaled(12, 6)):
+        target = members[(i + 1) % 3]
+        before = target.index()
+        members[2 - i % 3].one("SELECT dust_transfer(?)", target.id())  # also asked of one that is not concerned
+        wait_until("they go on", lambda: target.index() > before + 100, 60)
+    states = [m.writer_stop("%s%d" % (m.name, i)) for m in members for i in range(2)]
+    assert [s["errors"] for s in states if s["errors"]] == []
+    box.same_files(*members)
 
 
 def test_leave_makes_an_ordinary_database(box):

@@ -106,7 +106,7 @@ def test_life_of_a_cluster(box, served):
 
 def test_serve_ends_in_good_order(box, served):
     """SIGTERM: in less than two seconds, with the leadership handed over, and no error at the others' clients."""
-    run("sql", "CREATE TABLE t(who, n)", served.paths[0])
+    run("sql", "CREATE TABLE t(who, n); CREATE TABLE acked(id INTEGER PRIMARY KEY, who TEXT, seq INT)", served.paths[0])
     leader = served.leader()
     stop, errors, done = threading.Event(), [], []
 
@@ -126,12 +126,18 @@ def test_serve_ends_in_good_order(box, served):
         t.start()
     other = served.paths[(leader + 1) % 3]
     wait_until("they write", lambda: sql(other, "SELECT count(*) FROM t")[0][0] > 10, 30)
+    fast = box.worker("fast")
+    fast.call("writer_start", conn="writers", who="fast", path=other, acks=box.path("acked-fast"))
+    wait_until("it writes", lambda: fast.call("writer_state", who="fast")["n"] > 50, 30)
     took = served.serves[leader].end()
     n = sql(other, "SELECT count(*) FROM t")[0][0]
     wait_until("they go on", lambda: sql(other, "SELECT count(*) FROM t")[0][0] > n + 10, 30)
     stop.set()
     for t in threads:
         t.join()
+    state = fast.call("writer_stop", conn="writers", who="fast")
+    assert state["errors"] == []
+    fast.end()
     print("ended in %.2f s" % took)
     assert errors == []
     assert took < 2 * SLOW
