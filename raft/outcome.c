@@ -111,7 +111,8 @@ static void outcome_run(struct node *n, struct job *job)
 
 /* ---- for SQL threads ---- */
 
-/* What is known here. parent NULL: not known. *after is filled in if it was noted; *log_from: the log reaches back to the entry after it. */
+/* What is known here. parent NULL: not known. *after is filled in if it was noted; *log_from: the log reaches back to the
+ * entry after it. */
 static int look(struct node *n, const struct vid *id, const struct vid *parent, uint64_t *after, uint64_t *log_from,
     enum outcome *out, struct err *e)
 {
