@@ -32,7 +32,10 @@ static int old_page(struct assembly *a, uint32_t pgno, uint8_t *page, struct err
         database_found_damage(db, pgno, rv == DUST_CORRUPT ? "pages" : "app.db");
         return err_set(e, DUST_AGAIN, "page %u of the database is damaged", pgno);
     }
-    return rv == DUST_OK || rv == DUST_VOID ? rv : err_set(e, DUST_IO, "cannot read page %u of the database", pgno);
+    if (rv == DUST_VOID) { /* the version was speculative, and another one took its place meanwhile */
+        return err_set(e, rv, "another transaction took its place in the log; roll back and retry");
+    }
+    return rv == DUST_OK ? rv : err_set(e, DUST_IO, "cannot read page %u of the database", pgno);
 }
 
 int assembly_add(struct assembly *a, const struct entry *part, struct err *e)

@@ -145,7 +145,7 @@ static struct sealed *copy_of(const struct sealed *from)
     return s;
 }
 
-/* It has not come: the stage says so. */
+/* If it does not come in time, the stage says so. */
 static void wait_for_parent(struct database *db, const struct vid *parent, uint64_t until_ms)
 {
     struct timespec ms5 = {.tv_nsec = 5000000};

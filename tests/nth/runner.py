@@ -93,6 +93,16 @@ class World:
             self.conns[name] = c
         return c
 
+    def opens(self, name):
+        try:
+            self.conn(name)
+            return True
+        except sqlite3.Error as e:
+            self.judge("open", e)
+        except MemoryError:
+            pass
+        return False
+
     def plain_conn(self, name):
         """Of a database that is no member yet. None if it cannot be opened."""
         if name not in self.conns:
@@ -365,12 +375,7 @@ class Open(One):
         pass
 
     def steps(self, w):
-        try:
-            w.conn("a")
-        except sqlite3.Error as e:
-            w.judge("open", e)
-            return
-        except MemoryError:
+        if not w.opens("a"):
             return
         w.insert("a")
 
@@ -597,12 +602,7 @@ class Attach(One):
         self.helper.goes_on()
 
     def steps(self, w):
-        try:
-            w.conn("a")
-        except sqlite3.Error as e:
-            w.judge("open", e)
-            return
-        except MemoryError:
+        if not w.opens("a"):
             return
         super().steps(w)
         w.step("a", "SELECT * FROM dust_status")
