@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "ext/log.h"
+#include "raft/storage.h"
 #include "vfs/attachment.h"
 
 #define ATTACH_MS 15000u /* for a host that is just starting */
@@ -21,7 +22,7 @@ static bool unfinished_start(const char *path, const struct member *self, const 
 {
     char name[4096 + 300];
     struct dirent *d;
-    bool log = false;
+    bool log;
     DIR *dir;
 
     if (self->id != 1 || content->n_pages == 0 || content->wal || content->page_size != self->page_size ||
@@ -29,18 +30,12 @@ static bool unfinished_start(const char *path, const struct member *self, const 
         return false;
     }
     snprintf(name, sizeof name, "%s-dust/raft", path);
-    dir = opendir(name);
+    log = storage_begun(name);
+    dir = log ? NULL : opendir(name);
     while (dir != NULL && (d = readdir(dir)) != NULL) {
-        log = log || (d->d_name[0] >= '0' && d->d_name[0] <= '9') || strncmp(d->d_name, "open-", 5) == 0 ||
-              strncmp(d->d_name, "snapshot-", 9) == 0;
-    }
-    if (dir != NULL && !log) {
-        rewinddir(dir);
-        while ((d = readdir(dir)) != NULL) {
-            if (d->d_name[0] != '.') {
-                snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
-                unlink(name);
-            }
+        if (d->d_name[0] != '.') {
+            snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
+            unlink(name);
         }
     }
     if (dir != NULL) {

@@ -1,31 +1,25 @@
-/* raft_io: libraft's own storage underneath, our peers for every message (recv.c, send.c), and the guard in between.
+/* raft_io: the storage underneath (storage.h), our peers for every message (recv.c, send.c), and the guard in between.
  *
- * libraft's uv implementation fills the table; the functions here take the place of some of its entries, in the same
- * table, and call the originals. What the guard must see passes here: sends, receipts, ticks, appends, snapshots, term
- * and vote.
+ * What the guard must see passes here: sends, receipts, ticks, appends, snapshots, term and vote.
  *
- * A request that the guard withholds (the member is dead), or that libuv's storage forgets (it does after some errors),
- * is given back to libraft as cancelled when the instance is closed, newest first: see guard.h.
- *
- * A closed libraft calls its close callback from ours; libuv's storage may call ours twice. So it is only noted, and
- * libraft hears of it once, when the loop has ended (io_close_done). */
+ * A request that the guard withholds (the member is dead), or that was under way, is given back to libraft as cancelled
+ * when the instance is closed, newest first: see guard.h. libraft hears that it is closed when the loop has ended
+ * (io_close_done). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "raft/node_impl.h"
-#include "raft/segments.h"
 #include "raft/smallfile.h"
-#include "raft/torn.h"
+#include "raft/storage.h"
 #include "vfs/clock.h"
 
-#define STACK_BYTES 16384u
 #define RESERVED 16u
 #define STUCK_TICKS (10000u / TICK_MS)
 
 struct append_req {
-    struct raft_io_append req;
+    struct storage_append storage;
     struct raft_io_append *theirs;
     raft_io_append_cb cb;
     struct node *node;
@@ -92,39 +86,6 @@ static void deliver(void *ctx, struct raft_message *m)
     n->io.recv(&n->io.raft_io, m);
 }
 
-/* ---- the transport that libraft's storage wants to see: it is never used ---- */
-
-static int t_init(struct raft_uv_transport *t, raft_id id, const char *address)
-{
-    (void)t;
-    (void)id;
-    (void)address;
-    return 0;
-}
-
-static int t_listen(struct raft_uv_transport *t, raft_uv_accept_cb cb)
-{
-    (void)t;
-    (void)cb;
-    return 0;
-}
-
-static int t_connect(struct raft_uv_transport *t, struct raft_uv_connect *req, raft_id id, const char *address,
-    raft_uv_connect_cb cb)
-{
-    (void)t;
-    (void)req;
-    (void)id;
-    (void)address;
-    (void)cb;
-    return RAFT_NOCONNECTION;
-}
-
-static void t_close(struct raft_uv_transport *t, raft_uv_transport_close_cb cb)
-{
-    cb(t);
-}
-
 void io_deliver(struct node *n, struct raft_message *m)
 {
     guard_recv(&n->io.guard, m, deliver, n);
@@ -142,19 +103,13 @@ static void on_tick(struct raft_io *raft_io)
     }
 }
 
-static void on_recv(struct raft_io *raft_io, struct raft_message *m)
-{
-    (void)raft_io;
-    (void)m; /* the transport below never delivers anything */
-}
-
 static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, raft_io_recv_cb recv)
 {
     struct node *n = io_node(raft_io);
 
     n->io.tick = tick;
     n->io.recv = recv;
-    return n->io.start(raft_io, ms, on_tick, on_recv);
+    return n->io.start(raft_io, ms, on_tick, recv);
 }
 
 static void count_append(struct node *n, const struct append_req *a, int status)
@@ -171,9 +126,9 @@ static void count_append(struct node *n, const struct append_req *a, int status)
     times_add(&m->times[TIMING_LOG_WRITE], clock_us() - a->begun_us);
 }
 
-static void on_append(struct raft_io_append *req, int status)
+static void on_append(struct storage_append *storage, int status)
 {
-    struct append_req *a = (struct append_req *)req;
+    struct append_req *a = (struct append_req *)storage; /* its first member */
     struct node *n = a->node;
 
     count_append(n, a, status);
@@ -182,7 +137,6 @@ static void on_append(struct raft_io_append *req, int status)
     } else if (!n->stopping) {
         n->io.write_code = status == RAFT_NOSPACE ? DUST_FULL : DUST_IO;
     }
-    /* When the storage is closed it cancels the oldest first, which libraft does not survive. */
     if (n->stopping || !guard_append_done(&n->io.guard, status)) {
         return;
     }
@@ -225,24 +179,19 @@ static void cut_entries(struct node *n, raft_index start, struct raft_entry *ent
 }
 
 /* The log is never shorter than what is noted as promised. */
-static int truncate_from(struct node *n, raft_index index)
+static void truncate_from(struct node *n, raft_index index)
 {
-    int rv;
-
     if (!promise_lower(&n->promise, index - 1)) {
         guard_metadata_failed(&n->io.guard);
-        return 0; /* nothing is written any more */
+        return; /* nothing is written any more */
     }
-    rv = n->io.truncate(&n->io.raft_io, index);
-    if (rv == 0) {
-        truncation_begin(n, index);
-    }
-    return rv;
+    storage_truncate(n->io.storage, index);
 }
 
 static int io_truncate(struct raft_io *raft_io, raft_index index)
 {
-    return truncate_from(io_node(raft_io), index);
+    truncate_from(io_node(raft_io), index);
+    return 0;
 }
 
 void io_started(struct node *n)
@@ -261,28 +210,6 @@ static raft_index last_loaded(const struct raft_snapshot *snapshot, raft_index s
     return snapshot != NULL && snapshot->index > last ? snapshot->index : last;
 }
 
-/* Before libraft's storage tidies its files. */
-static int check_segments(struct node *n, struct err *e)
-{
-    char dir[4096];
-    uint64_t last;
-    int rv;
-
-    snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
-    rv = segments_last(dir, &last, e);
-    return rv == DUST_OK ? promise_check_log(&n->promise, n->db->dir, last, e) : rv == DUST_VERSION ? DUST_OK : rv;
-}
-
-/* When its folder cannot be listed, libraft frees two pointers that it has not set: what lies on the stack. */
-static __attribute__((noinline)) void clean_stack(void)
-{
-    volatile uint8_t below[STACK_BYTES];
-
-    for (size_t i = 0; i < sizeof below; i++) {
-        below[i] = 0;
-    }
-}
-
 /* Where app.db stands in the log has to be known before libraft applies anything, which raft_start may do already. */
 static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
     raft_index *start, struct raft_entry *entries[], size_t *n_entries)
@@ -291,13 +218,9 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     struct err *e = &n->io.load_err;
     int rv;
 
-    if (check_segments(n, e) != DUST_OK) {
-        return RAFT_CORRUPT;
-    }
-    clean_stack();
-    rv = n->io.load(raft_io, term, voted_for, snapshot, start, entries, n_entries);
-    if (rv != 0) {
-        return rv;
+    rv = storage_load(n->io.storage, term, voted_for, snapshot, start, entries, n_entries, e);
+    if (rv != DUST_OK) {
+        return rv == DUST_NOMEM ? RAFT_NOMEM : rv == DUST_CORRUPT ? RAFT_CORRUPT : RAFT_IOERR;
     }
     if (promise_check_log(&n->promise, n->db->dir, last_loaded(*snapshot, *start, *n_entries), e) != DUST_OK ||
         promise_check_vote(&n->promise, n->db->dir, *term, *voted_for, e) != DUST_OK) {
@@ -351,18 +274,14 @@ static void disk_failed(struct node *n, const struct err *e)
     again_later(n, e);
 }
 
-/* libraft's storage forgets what waits behind a write that could not be begun, and nobody hears of it: the member would
- * take part as if it wrote, and never finish. Ticks are counted, not time: a process that was stopped is not a slow disk. */
+/* A member whose disk hangs would take part as if it wrote, and never finish. Ticks are counted, not time: a process that
+ * was stopped is not a slow disk. */
 void io_tick(struct node *n)
 {
     const struct append_req *oldest = n->io.appends;
     struct err e;
 
     if (guard_dead(&n->io.guard)) {
-        return;
-    }
-    if (truncation_failed(n, &e)) {
-        disk_failed(n, &e);
         return;
     }
     while (oldest != NULL && oldest->older != NULL) {
@@ -375,24 +294,17 @@ void io_tick(struct node *n)
     }
 }
 
-/* A write that cannot even be begun is one that has failed: its callback says so, as for any other. */
 void io_write_now(struct node *n)
 {
     struct append_req *a = n->io.delayed, *next;
 
     n->io.delaying = false;
-    if (n->io.truncation.index != 0) {
-        return; /* not before the log is cut (truncation.c) */
-    }
     n->io.delayed = NULL;
     n->io.delayed_tail = &n->io.delayed;
     for (; a != NULL; a = next) {
-        int rv = n->io.append(&n->io.raft_io, &a->req, a->entries, a->n_entries, on_append);
-
         next = a->delayed;
-        if (rv != 0) {
-            on_append(&a->req, rv);
-        }
+        a->storage.done = on_append;
+        storage_append(n->io.storage, &a->storage, a->entries, a->n_entries);
     }
 }
 
@@ -417,7 +329,6 @@ static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct ra
 {
     struct node *n = io_node(raft_io);
     struct put_req *p = &n->io.reserve->put; /* one at a time */
-    int rv;
 
     p->theirs = req;
     p->cb = cb;
@@ -430,24 +341,19 @@ static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct ra
         n->io.kept_put = p;
         return 0;
     }
-    rv = n->io.snapshot_put(raft_io, trailing, &p->req, snapshot, on_put);
-    if (rv != 0) {
-        if (guard_put_done(&n->io.guard, rv)) {
-            return rv;
-        }
-        n->io.kept_put = p;
-    }
+    storage_put(n->io.storage, trailing, &p->req, snapshot, on_put);
     return 0;
 }
 
 static int io_set_term(struct raft_io *raft_io, raft_term term)
 {
     struct node *n = io_node(raft_io);
+    struct err e;
 
     if (guard_dead(&n->io.guard)) {
         return 0;
     }
-    if (n->io.set_term(raft_io, term) != 0) {
+    if (storage_set_term(n->io.storage, term, &e) != DUST_OK) {
         guard_metadata_failed(&n->io.guard);
     } else {
         promise_term(&n->promise, term);
@@ -458,11 +364,12 @@ static int io_set_term(struct raft_io *raft_io, raft_term term)
 static int io_set_vote(struct raft_io *raft_io, raft_id id)
 {
     struct node *n = io_node(raft_io);
+    struct err e;
 
     if (guard_dead(&n->io.guard)) {
         return 0; /* it may be of a term that could not be stored, and would go with the one before */
     }
-    if (n->io.set_vote(raft_io, id) != 0) {
+    if (storage_set_vote(n->io.storage, id, &e) != DUST_OK) {
         guard_metadata_failed(&n->io.guard);
     } else {
         promise_vote(&n->promise, id);
@@ -470,17 +377,12 @@ static int io_set_vote(struct raft_io *raft_io, raft_id id)
     return 0;
 }
 
-static void ignore_close(struct raft_io *raft_io)
-{
-    (void)raft_io;
-}
-
 static void io_close(struct raft_io *raft_io, raft_io_close_cb cb)
 {
     struct node *n = io_node(raft_io);
 
     n->io.closed = cb;
-    n->io.close(raft_io, ignore_close);
+    storage_close(n->io.storage);
 }
 
 int io_init(struct node *n, struct err *e)
@@ -491,42 +393,23 @@ int io_init(struct node *n, struct err *e)
 
     snprintf(dir, sizeof dir, "%s/raft", n->db->dir);
     mkdir(dir, 0700);
-    rv = folder_flush(n->db->dir, e); /* libraft flushes what is in its folder, and nobody else the folder's own name */
-    if (rv == DUST_OK) {
-        rv = torn_mend(dir, e);
-    }
+    rv = folder_flush(n->db->dir, e); /* the folder's own name */
     if (rv == DUST_OK) {
         rv = promise_open(&n->promise, n->db->dir, e);
-    }
-    if (rv == DUST_OK) {
-        rv = segments_mend(dir, n->promise.index, e);
     }
     if (rv != DUST_OK) {
         return rv;
     }
-    n->io.transport = (struct raft_uv_transport){
-        .data = n, .init = t_init, .listen = t_listen, .connect = t_connect, .close = t_close};
     n->io.reserve = calloc(1, sizeof *n->io.reserve);
     if (n->io.reserve == NULL) {
         return err_set(e, DUST_NOMEM, "out of memory");
     }
-    rv = raft_uv_init(io, &n->loop, dir, &n->io.transport);
-    if (rv != 0) {
-        return err_set(e, DUST_IO, "cannot use %s for the log: %s", dir, io->errmsg);
+    rv = storage_init(&n->io.storage, io, &n->loop, dir, e);
+    if (rv != DUST_OK) {
+        return rv;
     }
-    n->io.raft_io_open = true;
     n->io.delayed_tail = &n->io.delayed;
-    raft_uv_set_auto_recovery(io, false);
-    raft_uv_set_snapshot_compression(io, false);
-    io->version = 2; /* it has async_work, though it says 1 */
-    n->io.load = io->load;
     n->io.start = io->start;
-    n->io.append = io->append;
-    n->io.snapshot_put = io->snapshot_put;
-    n->io.close = io->close;
-    n->io.set_term = io->set_term;
-    n->io.set_vote = io->set_vote;
-    n->io.truncate = io->truncate;
     io->send = send_message;
     io->load = io_load;
     io->start = io_start;
@@ -567,10 +450,8 @@ void io_close_done(struct node *n)
         n->io.closed = NULL;
         cb(&n->io.raft_io);
     }
-    if (n->io.raft_io_open) {
-        raft_uv_close(&n->io.raft_io);
-        n->io.raft_io_open = false;
-    }
+    storage_deinit(n->io.storage);
+    n->io.storage = NULL;
     free(n->io.reserve);
     n->io.reserve = NULL;
 }

@@ -43,39 +43,15 @@ struct node;
 
 enum node_state { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED };
 
-/* ---- truncation.c: the log being cut on disk ---- */
-struct truncation {
-    raft_index index; /* from where on; nothing is written until it is done. 0: none is under way */
-    uint64_t begun;   /* n->ticks */
-    bool over;        /* it has failed */
-    uv_work_t work;
-    /* what was looked for and seen last, in the thread pool */
-    raft_index looked_for;
-    bool done;
-    int result;
-    struct err err;
-};
-
-/* ---- io.c: raft_io over libraft's disk and our peers ---- */
 struct io {
     struct raft_io raft_io;
-    struct raft_uv_transport transport;
-    bool raft_io_open;
+    struct storage *storage;
     struct guard guard;
     raft_io_tick_cb tick;
     raft_io_recv_cb recv;
     raft_io_close_cb closed; /* libraft's, called once after the loop has drained */
-    int (*load)(struct raft_io *, raft_term *, raft_id *, struct raft_snapshot **, raft_index *, struct raft_entry *[],
-        size_t *);
     struct err load_err; /* why load has failed, if we know better than libraft */
     int (*start)(struct raft_io *, unsigned, raft_io_tick_cb, raft_io_recv_cb);
-    int (*append)(struct raft_io *, struct raft_io_append *, const struct raft_entry *, unsigned, raft_io_append_cb);
-    int (*snapshot_put)(struct raft_io *, unsigned, struct raft_io_snapshot_put *, const struct raft_snapshot *,
-        raft_io_snapshot_put_cb);
-    void (*close)(struct raft_io *, raft_io_close_cb);
-    int (*truncate)(struct raft_io *, raft_index);
-    int (*set_term)(struct raft_io *, raft_term);
-    int (*set_vote)(struct raft_io *, raft_id);
     struct {
         raft_id id;
         raft_index told; /* the commit index last told to this member */
@@ -87,7 +63,6 @@ struct io {
     struct append_req *delayed, **delayed_tail; /* to be written by io_write_now, oldest first */
     bool delaying;
     raft_index noticed; /* the commit index when `notice` was last started */
-    struct truncation truncation;
     struct put_req *kept_put;
     int write_code; /* of the last write of the log that failed, 0: none did */
 };
@@ -399,13 +374,9 @@ struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
 void io_tick(struct node *n);
-void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set, or the log is being cut */
+void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
-
-/* truncation.c */
-void truncation_begin(struct node *n, raft_index index); /* libraft's storage has been told to cut the log here */
-bool truncation_failed(const struct node *n, struct err *e);
 
 /* fsm.c */
 void fsm_init(struct node *n);

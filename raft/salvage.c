@@ -4,23 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "raft/log.h"
 #include "raft/node_impl.h"
+#include "raft/servers.h"
+#include "raft/snapshot.h"
 
-/* ---- the configuration, as libraft writes it into its log ---- */
-
-/* Format: 1 byte version (1), number of members 8; of each: id 8, address with its NUL, role 1. Little-endian. */
-static bool next_number(const uint8_t **p, const uint8_t *end, unsigned bytes, uint64_t *v)
-{
-    if ((size_t)(end - *p) < bytes) {
-        return false;
-    }
-    *v = 0;
-    for (unsigned i = bytes; i-- > 0;) {
-        *v = *v << 8 | (*p)[i];
-    }
-    *p += bytes;
-    return true;
-}
+/* ---- who the others are ---- */
 
 static void note_member(struct salvage *s, uint64_t self, uint64_t id, const char *address, int role)
 {
@@ -35,47 +24,31 @@ static void note_member(struct salvage *s, uint64_t self, uint64_t id, const cha
     }
 }
 
-static void forget_members(struct salvage *s)
+static void note_members(struct salvage *s, uint64_t self, const struct raft_configuration *c)
 {
     s->voters = s->n_others = 0;
     s->is_voter = false;
+    for (unsigned i = 0; i < c->n; i++) {
+        note_member(s, self, c->servers[i].id, c->servers[i].address, c->servers[i].role);
+    }
 }
 
+/* One that is not of a form that we know is left out: the one before counts. */
 static void note_change(struct salvage *s, uint64_t self, const struct raft_buffer *buf)
 {
-    const uint8_t *p = buf->base, *end = p + buf->len;
-    uint64_t v, count, id;
+    struct raft_configuration c;
 
-    if (!next_number(&p, end, 1, &v) || v != 1 || !next_number(&p, end, 8, &count)) {
-        return; /* not of a form that we know: the one before counts */
-    }
-    forget_members(s);
-    for (; count > 0; count--) {
-        const uint8_t *address;
-
-        if (!next_number(&p, end, 8, &id)) {
-            return;
-        }
-        address = p;
-        p = memchr(p, '\0', (size_t)(end - p));
-        if (p == NULL) {
-            return;
-        }
-        p++;
-        if (!next_number(&p, end, 1, &v)) {
-            return;
-        }
-        note_member(s, self, id, (const char *)address, (int)v);
+    if (servers_decode(buf->base, buf->len, &c) == DUST_OK) {
+        note_members(s, self, &c);
+        raft_configuration_close(&c);
     }
 }
 
 static void note_configuration(struct salvage *s, uint64_t self, const struct raft_snapshot *snapshot,
     const struct raft_entry *entries, size_t n)
 {
-    for (unsigned i = 0; snapshot != NULL && i < snapshot->configuration.n; i++) {
-        const struct raft_server *m = &snapshot->configuration.servers[i];
-
-        note_member(s, self, m->id, m->address, m->role);
+    if (snapshot != NULL) {
+        note_members(s, self, &snapshot->configuration);
     }
     for (size_t i = 0; i < n; i++) {
         if (entries[i].type == RAFT_CHANGE) {
@@ -85,26 +58,6 @@ static void note_configuration(struct salvage *s, uint64_t self, const struct ra
 }
 
 /* ---- the log ---- */
-
-static void forget_log(struct raft_snapshot *snapshot, struct raft_entry *entries, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (entries[i].batch == NULL) {
-            raft_free(entries[i].buf.base);
-        } else if (i + 1 == n || entries[i + 1].batch != entries[i].batch) {
-            raft_free(entries[i].batch);
-        }
-    }
-    raft_free(entries);
-    if (snapshot != NULL) {
-        raft_configuration_close(&snapshot->configuration);
-        for (unsigned i = 0; i < snapshot->n_bufs; i++) {
-            raft_free(snapshot->bufs[i].base);
-        }
-        raft_free(snapshot->bufs);
-        raft_free(snapshot);
-    }
-}
 
 static int replay(struct node *n, struct salvage *out, struct err *e)
 {
@@ -135,7 +88,8 @@ static int replay(struct node *n, struct salvage *out, struct err *e)
     note_configuration(out, n->self.id, snapshot, entries, count);
     rv = fsm_replay(n, start, entries, count, &out->entries, e);
     store_agreed(n->db->store, &out->head);
-    forget_log(snapshot, entries, count);
+    log_content_free(&(struct log_content){.entries = entries, .n = count});
+    snapshot_free(snapshot);
     return rv;
 }
 

@@ -1,0 +1,497 @@
+/* Writing the log.
+ *
+ * Files of a fixed size, called log-NUMBER, that are made and filled with zeros ahead of need, and used again when their
+ * entries are not needed any more: a write into them allocates nothing, so that it costs one flush, and a full disk does
+ * not touch it. Batches are written one after the other, the next one when the last one is durable; what is handed over
+ * meanwhile is in the next. All of an operation is done when the batch that its last entry is in is durable.
+ *
+ * Who writes what: one thread, the log's own, writes batches, and nobody else does. Files are made and removed by whoever
+ * calls log_tend. Both, and the loop, meet under the mutex, which is held over no system call but the condition's.
+ *
+ *   running ──a write fails──▶ failed: every operation fails; readable as before, and begun anew by its owner
+ *      └──log_stop──▶ stopped (so does failed)
+ *
+ * Invariants:
+ *   - A batch follows, by its number, the last one that is known to be durable. So after a write that failed, of which
+ *     nobody knows what became, that very batch may turn up on disk or not, and none stands on it.
+ *   - No two batches have the same number: the upper half is the life, which is raised and flushed (termfile.c) before
+ *     anything is written.
+ *   - A block that holds a durable batch is not written to until its whole file is not needed any more: all its entries
+ *     lie before the floor, and some batch on disk may say so or not; a chain may end in a file that is used again, which
+ *     log_load takes for its beginning if no entry before it is needed.
+ *   - A file is used again from its beginning; what is still there of its former content has lower numbers.
+ *
+ * Failure cases, and what holds then:
+ *   - A crash, or a loss of power, in a batch: it is not whole, or is: nobody was told of it. Later ones are none.
+ *   - in the making of a file: it holds no batch; the next start takes it if it has its size, or removes it.
+ *   - between a snapshot that was installed and the batch that says so: log_load sees that the entries do not lead to the
+ *     snapshot, and the next batch says so.
+ *   - No space, or memory, for a file: nothing fails before the last one is full. */
+#include "raft/log.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "raft/log_impl.h"
+
+#define BATCH_MAX (LOG_ENTRY_MAX + ((size_t)64 << 10)) /* bytes; one entry fits */
+#define SPLIT_MIN ((size_t)128 << 10)                   /* so much room is filled before the next file is begun */
+
+/* ---- files ---- */
+
+/* With the mutex. The current one is full; f is empty. */
+static void use_file(struct log *l, struct log_file *f)
+{
+    *f = (struct log_file){.number = f->number, .fd = f->fd, .bytes = f->bytes};
+    *l->files.live_tail = f;
+    l->files.live_tail = &f->next;
+    l->files.current = f;
+}
+
+static struct log_file *pop(struct log_file **list)
+{
+    struct log_file *f = *list;
+
+    *list = f->next;
+    f->next = NULL;
+    return f;
+}
+
+/* The writer is in need of a file: one that is there, or it has to make it. */
+static int next_file(struct log *l, struct err *e)
+{
+    struct log_file *f = NULL;
+    unsigned number;
+    int rv;
+
+    pthread_mutex_lock(&l->mutex);
+    if (l->files.idle != NULL) {
+        f = pop(&l->files.idle);
+        l->files.n_idle--;
+    }
+    number = f == NULL ? ++l->files.last_number : 0;
+    pthread_mutex_unlock(&l->mutex);
+    if (f == NULL) {
+        rv = log_file_make(&f, l->dir, number, e);
+        if (rv != DUST_OK) {
+            return rv;
+        }
+    }
+    rv = log_file_open(f, l->dir, e);
+    if (rv != DUST_OK) {
+        log_file_free(f);
+        return rv;
+    }
+    pthread_mutex_lock(&l->mutex);
+    use_file(l, f);
+    pthread_mutex_unlock(&l->mutex);
+    return DUST_OK;
+}
+
+bool log_wants(struct log *l)
+{
+    bool wants;
+
+    pthread_mutex_lock(&l->mutex);
+    wants = l->begun && !l->stop && (l->files.n_idle == 0 || l->files.doomed != NULL);
+    pthread_mutex_unlock(&l->mutex);
+    return wants;
+}
+
+int log_tend(struct log *l, struct err *e)
+{
+    struct log_file *doomed, *fresh = NULL;
+    unsigned number = 0;
+    int rv = DUST_OK;
+
+    pthread_mutex_lock(&l->mutex);
+    doomed = l->files.doomed;
+    l->files.doomed = NULL;
+    if (l->files.n_idle == 0) {
+        number = ++l->files.last_number;
+    }
+    pthread_mutex_unlock(&l->mutex);
+    while (doomed != NULL) {
+        log_file_remove(pop(&doomed), l->dir);
+    }
+    if (number != 0) {
+        rv = log_file_make(&fresh, l->dir, number, e);
+    }
+    if (fresh != NULL) {
+        pthread_mutex_lock(&l->mutex);
+        fresh->next = l->files.idle;
+        l->files.idle = fresh;
+        l->files.n_idle++;
+        pthread_mutex_unlock(&l->mutex);
+    }
+    return rv;
+}
+
+/* With the mutex: files that hold nothing of use, from the oldest on, are free. The current one is kept. */
+static void free_files(struct log *l)
+{
+    struct log_files *s = &l->files;
+
+    while (s->live != s->current && s->live->last < l->floor) {
+        struct log_file *f = pop(&s->live), **list = s->n_idle < LOG_FREE_MAX ? &s->idle : &s->doomed;
+
+        s->n_idle += list == &s->idle;
+        f->next = *list;
+        *list = f;
+    }
+}
+
+void log_release(struct log *l, uint64_t index)
+{
+    pthread_mutex_lock(&l->mutex);
+    l->floor = index + 1 > l->floor ? index + 1 : l->floor;
+    free_files(l);
+    pthread_mutex_unlock(&l->mutex);
+}
+
+/* ---- a batch ---- */
+
+/* How far the writer is in the operations it has taken. */
+struct at {
+    struct log_op *op; /* the first one that is not in a batch as a whole */
+    unsigned entry;    /* … and of it the next entry */
+};
+
+static size_t rest_of(const struct at *at)
+{
+    size_t bytes = BATCH_HEAD;
+
+    for (unsigned i = at->entry; i < at->op->n && bytes <= BATCH_MAX; i++) {
+        bytes += batch_room(at->op->entries[i].buf.len);
+    }
+    return bytes;
+}
+
+/* The first operation, or what is left of it, goes into this file as a whole; or enough of it. */
+static bool suits(const struct log_file *f, const struct at *at)
+{
+    size_t room = f == NULL ? 0 : f->bytes - f->used;
+
+    return room >= batch_blocks(rest_of(at)) || room >= SPLIT_MIN + BATCH_MAX;
+}
+
+/* Entries of the operation, as many as there is room for. False: some are left. */
+static bool put_entries(struct log *l, struct batch *b, size_t room, struct at *at)
+{
+    for (; at->entry < at->op->n; at->entry++) {
+        const struct raft_entry *entry = &at->op->entries[at->entry];
+        struct batch_entry out = {
+            .term = entry->term, .data = entry->buf.base, .size = (uint32_t)entry->buf.len, .type = (uint8_t)entry->type};
+
+        if (b->size + batch_room(out.size) > room) {
+            return false;
+        }
+        b->size = (uint32_t)batch_put(l->buf, b->size, &out);
+        b->n++;
+    }
+    return true;
+}
+
+/* Put together what is next: operations up to one that does not follow on the one before, or for which there is no room. */
+static struct batch fill(struct log *l, size_t room, struct at *at)
+{
+    bool anew = l->anew || (at->entry == 0 && at->op->anew);
+    struct batch b = {.follows = l->seq, .first = at->op->index + at->entry, .size = BATCH_HEAD,
+        .kind = anew ? BATCH_ANEW : BATCH_FOLLOWS};
+
+    room = room < BATCH_MAX ? room : BATCH_MAX;
+    for (; at->op != NULL; at->op = at->op->next, at->entry = 0) {
+        if (b.n != 0 && at->entry == 0 && (at->op->anew || at->op->index != b.first + b.n)) {
+            break;
+        }
+        if (!put_entries(l, &b, room, at)) {
+            break;
+        }
+    }
+    return b;
+}
+
+static int write_batch(struct log *l, uint64_t life, struct at *at, struct err *e)
+{
+    struct log_file *f = l->files.current; /* changed by this thread only */
+    const struct at before = *at;
+    struct batch b;
+    size_t whole;
+    int rv;
+
+    if (!suits(f, at)) {
+        rv = next_file(l, e);
+        if (rv != DUST_OK) {
+            return rv;
+        }
+        f = l->files.current;
+    }
+    b = fill(l, f->bytes - f->used, at);
+    if (at->op == before.op && at->entry == before.entry) {
+        return err_set(e, DUST_TOOBIG, "an entry for the log is larger than %zu bytes", LOG_ENTRY_MAX);
+    }
+    b.seq = l->seq >> 32 == life ? l->seq + 1 : (life << 32) + 1;
+    pthread_mutex_lock(&l->mutex);
+    b.floor = l->floor;
+    pthread_mutex_unlock(&l->mutex);
+    whole = batch_seal(l->buf, &b, l->key);
+    rv = log_file_write(f, l->buf, whole, f->used, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    l->seq = b.seq;
+    l->anew = false;
+    pthread_mutex_lock(&l->mutex);
+    f->used += whole;
+    f->last = b.first + b.n - 1 > f->last ? b.first + b.n - 1 : f->last;
+    if (b.kind == BATCH_ANEW) {
+        l->floor = b.first > l->floor ? b.first : l->floor;
+        for (struct log_file *old = l->files.live; old != f; old = old->next) {
+            old->last = 0;
+        }
+    }
+    free_files(l);
+    pthread_mutex_unlock(&l->mutex);
+    return DUST_OK;
+}
+
+/* ---- the thread ---- */
+
+/* Give back the operations up to `until`, which are done. */
+static void give_back(struct log *l, struct log_op *from, const struct log_op *until, int status)
+{
+    struct log_op *last = from;
+
+    if (from == until) {
+        return;
+    }
+    for (struct log_op *op = from; op != until; op = op->next) {
+        op->status = status;
+        last = op;
+    }
+    pthread_mutex_lock(&l->mutex);
+    last->next = NULL;
+    *l->done_tail = from;
+    l->done_tail = &last->next;
+    pthread_mutex_unlock(&l->mutex);
+    l->wake(l->ctx);
+}
+
+static bool failed(struct log *l)
+{
+    bool yes;
+
+    pthread_mutex_lock(&l->mutex);
+    yes = l->failure.code != DUST_OK;
+    pthread_mutex_unlock(&l->mutex);
+    return yes;
+}
+
+static bool stopping(struct log *l)
+{
+    bool yes;
+
+    pthread_mutex_lock(&l->mutex);
+    yes = l->stop;
+    pthread_mutex_unlock(&l->mutex);
+    return yes;
+}
+
+static void write_all(struct log *l, struct log_op *ops, uint64_t life)
+{
+    struct at at = {.op = ops};
+    struct err e = {0};
+
+    while (at.op != NULL && !stopping(l)) {
+        struct log_op *from = at.op;
+        int rv = failed(l) ? l->failure.code : write_batch(l, life, &at, &e);
+
+        if (rv != DUST_OK) {
+            pthread_mutex_lock(&l->mutex);
+            l->failure = l->failure.code == DUST_OK ? e : l->failure;
+            pthread_mutex_unlock(&l->mutex);
+            give_back(l, from, NULL, rv);
+            return;
+        }
+        give_back(l, from, at.op, DUST_OK);
+    }
+}
+
+struct begin {
+    struct log *log;
+    uint64_t life;
+};
+
+static void *run(void *arg)
+{
+    struct begin begin = *(struct begin *)arg;
+    struct log *l = begin.log;
+    struct log_op *ops;
+
+    free(arg);
+    pthread_mutex_lock(&l->mutex);
+    for (;;) {
+        while (l->queue == NULL && !l->stop) {
+            pthread_cond_wait(&l->cond, &l->mutex);
+        }
+        if (l->stop) {
+            break;
+        }
+        ops = l->queue;
+        l->queue = NULL;
+        l->queue_tail = &l->queue;
+        pthread_mutex_unlock(&l->mutex);
+        write_all(l, ops, begin.life);
+        pthread_mutex_lock(&l->mutex);
+    }
+    l->stopped = true;
+    l->wake(l->ctx); /* before whoever waits for that can see it, and be gone */
+    pthread_mutex_unlock(&l->mutex);
+    return NULL;
+}
+
+/* ---- from outside ---- */
+
+int log_open(struct log **out, const char *dir, struct err *e)
+{
+    struct log *l = calloc(1, sizeof *l);
+
+    if (l == NULL || (l->dir = strdup(dir)) == NULL || posix_memalign((void **)&l->buf, BATCH_BLOCK, batch_blocks(BATCH_MAX)) != 0) {
+        free(l != NULL ? l->dir : NULL);
+        free(l);
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    pthread_mutex_init(&l->mutex, NULL);
+    pthread_cond_init(&l->cond, NULL);
+    l->files.live_tail = &l->files.live;
+    l->queue_tail = &l->queue;
+    l->done_tail = &l->done;
+    *out = l;
+    return DUST_OK;
+}
+
+int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e)
+{
+    struct log_file *f = l->files.current;
+    struct begin *begin;
+    sigset_t all, before;
+    int rv;
+
+    if (life <= l->seq >> 32) {
+        return err_set(e, DUST_CORRUPT, "the log in %s has been opened more often than its file `term` says", l->dir);
+    }
+    /* The last batch may be readable and not durable: nobody was told of it. */
+    if (f != NULL) {
+        rv = log_file_open(f, l->dir, e);
+        if (rv == DUST_OK && fdatasync(f->fd) != 0) {
+            rv = err_sys(e, errno, "cannot flush %s/log-%u", l->dir, f->number);
+        }
+        if (rv != DUST_OK) {
+            return rv;
+        }
+    }
+    begin = malloc(sizeof *begin);
+    if (begin == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    *begin = (struct begin){.log = l, .life = life};
+    l->wake = wake;
+    l->ctx = ctx;
+    sigfillset(&all); /* signals are the program's */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rv = pthread_create(&l->thread, NULL, run, begin);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rv != 0) {
+        free(begin);
+        return err_sys(e, rv, "cannot start a thread");
+    }
+    pthread_mutex_lock(&l->mutex);
+    l->begun = true;
+    pthread_mutex_unlock(&l->mutex);
+    return DUST_OK;
+}
+
+int log_begin(const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life, const struct raft_entry *entry, struct err *e)
+{
+    struct log_op op = {.index = 1, .entries = entry, .n = 1};
+    struct log_content content;
+    struct at at = {.op = &op};
+    struct log *l = NULL;
+    int rv = log_open(&l, dir, e);
+
+    rv = rv == DUST_OK ? log_load(l, key, 0, 0, &content, e) : rv;
+    if (rv == DUST_OK && content.n != 0) {
+        log_content_free(&content);
+        rv = err_set(e, DUST_EXISTS, "there is a log in %s", dir);
+    }
+    rv = rv == DUST_OK ? write_batch(l, life, &at, e) : rv;
+    log_close(l);
+    return rv;
+}
+
+void log_do(struct log *l, struct log_op *op)
+{
+    op->next = NULL;
+    pthread_mutex_lock(&l->mutex);
+    *l->queue_tail = op;
+    l->queue_tail = &op->next;
+    pthread_cond_signal(&l->cond);
+    pthread_mutex_unlock(&l->mutex);
+}
+
+struct log_op *log_done(struct log *l)
+{
+    struct log_op *done;
+
+    pthread_mutex_lock(&l->mutex);
+    done = l->done;
+    l->done = NULL;
+    l->done_tail = &l->done;
+    pthread_mutex_unlock(&l->mutex);
+    return done;
+}
+
+void log_failure(struct log *l, struct err *e)
+{
+    pthread_mutex_lock(&l->mutex);
+    *e = l->failure;
+    pthread_mutex_unlock(&l->mutex);
+}
+
+void log_stop(struct log *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    l->stop = true;
+    pthread_cond_signal(&l->cond);
+    pthread_mutex_unlock(&l->mutex);
+}
+
+bool log_stopped(struct log *l)
+{
+    bool yes;
+
+    pthread_mutex_lock(&l->mutex);
+    yes = l->stopped || !l->begun;
+    pthread_mutex_unlock(&l->mutex);
+    return yes;
+}
+
+void log_close(struct log *l)
+{
+    if (l == NULL) {
+        return;
+    }
+    if (l->begun) {
+        log_stop(l);
+        pthread_join(l->thread, NULL);
+    }
+    log_files_free(&l->files);
+    pthread_mutex_destroy(&l->mutex);
+    pthread_cond_destroy(&l->cond);
+    free(l->buf);
+    free(l->dir);
+    free(l);
+}

@@ -1,0 +1,90 @@
+/* log - the log of a member on its own disk: files that are written from one thread, a batch (batch.h) at a time.
+ *
+ * What is handed over while a write is under way goes into the next one: with many writers many entries share a flush.
+ * The model, its states and what may go wrong stand in log.c; how the files are read, in log_load.c.
+ *
+ * log_open, log_load, log_start, log_do, log_done, log_release, log_stop and log_close on one thread (the member's loop);
+ * log_tend on any other, one at a time, not during log_close. */
+#ifndef DUST_RAFT_LOG_H
+#define DUST_RAFT_LOG_H
+
+#include <raft.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "raft/termfile.h"
+#include "vfs/err.h"
+
+#define LOG_ENTRY_MAX ((size_t)1 << 20) /* bytes */
+
+struct log;
+
+/* Entries to be put on disk: they are at index and following, and nothing behind them. The caller's, and so are the
+ * entries, until log_done gives it back. */
+struct log_op {
+    uint64_t index;
+    const struct raft_entry *entries;
+    unsigned n; /* not 0 */
+    bool anew;  /* nothing is before them: a snapshot that was installed, durably, ends there */
+    int status; /* DUST_OK: on disk, with all that was handed over before; DUST_FULL, DUST_IO, DUST_NOMEM, DUST_TOOBIG */
+    struct log_op *next;
+};
+
+/* What was read: entries start .. start + n - 1, as libraft takes them over (raft_malloc; memory by the batch). */
+struct log_content {
+    struct raft_entry *entries;
+    size_t n;
+    uint64_t start;
+};
+
+/* For the files in this folder, which exists. DUST_OK, DUST_NOMEM. */
+int log_open(struct log **out, const char *dir, struct err *e);
+
+/* Read what follows on a snapshot of that index and term (0, 0: there is none). DUST_OK; DUST_CORRUPT: something is
+ * missing; DUST_IO, DUST_NOMEM. key: of the batches. Once; nothing is changed on disk. */
+int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, uint64_t term, struct log_content *out,
+    struct err *e);
+void log_content_free(struct log_content *c);
+
+/* Begin a log in this folder, where there is none, with this one entry, durably. DUST_OK; DUST_EXISTS; DUST_CORRUPT,
+ * DUST_IO, DUST_FULL, DUST_NOMEM. Blocking; life as for log_start. */
+int log_begin(const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life, const struct raft_entry *entry,
+    struct err *e);
+
+/* Let it be written to, in a life of its own (termfile.h: no other opening had this number). After log_load. Flushes what
+ * was read. wake(ctx) is called on the log's thread when there is something for log_done, or it has ended; it must not
+ * wait. DUST_OK, DUST_IO, DUST_FULL, DUST_NOMEM. */
+int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e);
+
+/* Put it on disk, behind what was handed over before. After one that failed all fail. */
+void log_do(struct log *l, struct log_op *op);
+
+/* Those that are done, in order, or NULL. Each has its status. */
+struct log_op *log_done(struct log *l);
+
+/* Why the first one failed. */
+void log_failure(struct log *l, struct err *e);
+
+/* Entries up to here are not needed any more. */
+void log_release(struct log *l, uint64_t index);
+
+/* Should log_tend be called? Cheap. */
+bool log_wants(struct log *l);
+
+/* Make a file ahead of need, or remove those that are too many. Blocking. DUST_OK, DUST_IO, DUST_FULL, DUST_NOMEM: the log
+ * can do without, and may be asked again. */
+int log_tend(struct log *l, struct err *e);
+
+/* Have the thread end after the write that is under way, if one is. What waits is not done, and not given back. wake is
+ * called when it has ended. */
+void log_stop(struct log *l);
+
+/* Has it ended, or never begun? */
+bool log_stopped(struct log *l);
+
+void log_close(struct log *l); /* NULL is fine. Waits for the thread. */
+
+/* Was a log ever begun in this folder: is there a file with a batch in it, whole or not? Blocking. */
+bool log_exists(const char *dir);
+
+#endif

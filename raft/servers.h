@@ -1,0 +1,16 @@
+/* servers - the configuration of a cluster as libraft writes it into its log (raft_configuration_encode), read.
+ *
+ * Format: version (1) 1, number of servers 8; of each: id 8, address with its NUL, role 1. Little-endian. */
+#ifndef DUST_RAFT_SERVERS_H
+#define DUST_RAFT_SERVERS_H
+
+#include <raft.h>
+#include <stddef.h>
+
+#include "vfs/err.h"
+
+/* Read one of any origin into *out, which the caller closes when DUST_OK is returned. Otherwise there is nothing in it.
+ * DUST_VERSION: of a form not known here; DUST_CORRUPT, DUST_NOMEM. Any thread. */
+int servers_decode(const void *data, size_t len, struct raft_configuration *out);
+
+#endif
