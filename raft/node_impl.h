@@ -403,6 +403,7 @@ void submit_from_sql(void *ctx, struct sealed *sealed, const struct version *v, 
 void submit_received(struct node *n, const struct wire_head *from, const struct note *note);
 void submit_refused(struct node *n, const struct note *note);
 void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last);
+void submit_settled(struct node *n); /* the agreed version came another way: those up to it have taken effect */
 void submit_void(struct node *n); /* the speculative versions are gone */
 void submit_fail(struct node *n, int code, const char *text);
 void submit_leader_changed(struct node *n);
@@ -412,6 +413,8 @@ void submit_tick(struct node *n);
 void grant_poke(struct node *n); /* any thread */
 void grant_look(struct node *n);
 void grant_applied(struct node *n); /* something was */
+/* How long ago, at most, a majority of the voters was in this leader's term. */
+uint64_t grant_majority_age_ms(const struct node *n);
 void grant_tick(struct node *n);
 void grant_leader_changed(struct node *n);
 void grant_ready(struct node *n);

@@ -244,6 +244,9 @@ static int take_here(struct database *db, const struct sealed *sealed, bool agai
         wait_for_parent(db, &sealed->parent, until_ms < clock_ms() + PARK_MS ? until_ms : clock_ms() + PARK_MS);
     }
     rv = stage_here(db, sealed, slot, snap, after, until_ms, &staged, e);
+    if (staged && again && rv == DUST_CLOSED) {
+        return err_set(e, DUST_UNKNOWN, "this member was stopped, and the host before it had sent the transaction");
+    }
     if (staged || !again) {
         return rv;
     }

@@ -591,7 +591,7 @@ int __wrap_store_agree(struct store *s, const struct vid *id, const struct vid *
 
     published(s, id, parent, index, false);
     rv = __real_store_agree(s, id, parent, n_pages, nodes, n, index, voided, e);
-    if (rv == DUST_OK) {
+    if (rv == DUST_OK || rv == DUST_EXISTS) {
         compare_pages(s, id);
     }
     return rv;
