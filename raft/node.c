@@ -513,7 +513,6 @@ int node_start(struct node **out, struct database *db, const struct node_options
     n->boot = STARTS_BOOT(n->self.starts + (opt->mode == NODE_RESUME), randombytes_random() | 1u);
     n->started_ms = clock_ms();
     starts_load(&n->starts, &n->self);
-    randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
     db->origin = n->self.id;
     n->noted = n->self.file_version;
     store_set_durable(db->store, 0, &n->noted);

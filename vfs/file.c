@@ -154,6 +154,11 @@ int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, 
         store_frame_read(f->store, node, offset, buf, n);
         return SQLITE_OK;
     }
+    if (f->displaced) {
+        return file_refuse(f, DUST_VOID,
+            "the process that hosted this member ended while the last transaction was committed; it has taken effect, and "
+            "others after it: run the statement again");
+    }
     rv = store_read(f->store, &f->snap, pgno, offset, n, buf, read_base, f);
     if (rv == DUST_VOID) {
         return file_refuse(

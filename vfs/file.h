@@ -63,6 +63,7 @@ struct dfile {
 
     struct txn txn;
     bool writing;    /* RESERVED or more */
+    bool displaced;  /* `snap` is not what the pager has cached of, and a statement may be under way */
     bool committed;  /* the commit point was passed: `next_snap` holds the new version */
     struct snap next_snap;
     struct sqltext sql; /* of the transaction so far */

@@ -475,7 +475,7 @@ bool intake_begin(struct guest *g, const struct link_msg *m)
 
     pthread_mutex_lock(&g->mutex);
     under_way = g->commit != NULL;
-    g->commit_number = m->number;
+    g->commit_number = under_way ? g->commit_number : m->number; /* the answer to that one may be given at any moment */
     pthread_mutex_unlock(&g->mutex);
     if (under_way || !link_get_commit(m, &in->c) || in->c.n_parts > PARTS_MAX ||
         !store_slot_is(g->s->db->store, in->c.slot, g->owner)) {

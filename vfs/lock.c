@@ -239,7 +239,7 @@ static int lock_shared(struct dfile *f)
     if (rc != SQLITE_OK) {
         return rc;
     }
-    f->snap_ahead = false;
+    f->snap_ahead = f->displaced = false;
     f->snap_id = (struct vid){{0}};
     if (f->has_turn && holds_turn(f)) {
         pin_with_turn(f);
@@ -335,6 +335,9 @@ static int lock_reserved(struct dfile *f)
     if (rc != SQLITE_OK) {
         return rc;
     }
+    if (f->displaced) {
+        return SQLITE_BUSY_SNAPSHOT;
+    }
     if (f->has_turn && !holds_turn(f)) {
         file_pass_turn(f); /* it took too long */
     }
@@ -415,7 +418,9 @@ static void move_on(struct dfile *f)
         f->has_slot[0] = true;
     }
     f->snap = f->next_snap;
-    f->pager_seq = f->snap.seq;
+    f->displaced = f->remote.resent; /* found in the log, it may have others on top */
+    f->remote.resent = false;
+    f->pager_seq = f->displaced ? UINT64_MAX : f->snap.seq;
 }
 
 /* Leave WRITING: to the version committed, or back to where the transaction began. */

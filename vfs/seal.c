@@ -17,6 +17,7 @@
 #include "vfs/bug.h"
 #include "vfs/file.h"
 #include "vfs/mark.h"
+#include "vfs/pair.h"
 
 /* The page as the transaction found it, in buf. */
 static int old_page(struct dfile *f, uint32_t pgno, uint8_t *buf)
@@ -62,7 +63,7 @@ static int fill_gap(struct dfile *f, uint32_t n_pages, struct err *e)
         bool fresh;
         int rv;
 
-        if (txn_find(&f->txn, pgno) != 0) {
+        if (txn_find(&f->txn, pgno) != 0 || pgno == lock_page(f->db->page_size)) {
             continue;
         }
         rv = txn_frame(&f->txn, pgno, &node, &fresh, e);
