@@ -203,6 +203,16 @@ void io_started(struct node *n)
     guard_started(&n->io.guard, deliver, n);
 }
 
+/* To whatever says that something here is damaged: what its owner can do. */
+static int damaged(int rv, struct err *e)
+{
+    if (rv == DUST_CORRUPT) {
+        err_add(e, ". Its files were changed, or decayed. If other members are well: remove this one there, delete its files "
+                   "here, and join anew; if not: dust_recover()");
+    }
+    return rv;
+}
+
 static raft_index last_loaded(const struct raft_snapshot *snapshot, raft_index start, size_t n_entries)
 {
     raft_index last = start + n_entries - 1; /* start >= 1 */
@@ -218,12 +228,15 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     struct err *e = &n->io.load_err;
     int rv;
 
-    rv = storage_load(n->io.storage, term, voted_for, snapshot, start, entries, n_entries, e);
+    rv = damaged(storage_load(n->io.storage, term, voted_for, snapshot, start, entries, n_entries, e), e);
     if (rv != DUST_OK) {
         return rv == DUST_NOMEM ? RAFT_NOMEM : rv == DUST_CORRUPT ? RAFT_CORRUPT : RAFT_IOERR;
     }
-    if (promise_check_log(&n->promise, n->db->dir, last_loaded(*snapshot, *start, *n_entries), e) != DUST_OK ||
-        promise_check_vote(&n->promise, n->db->dir, *term, *voted_for, e) != DUST_OK) {
+    rv = promise_check_log(&n->promise, n->db->dir, last_loaded(*snapshot, *start, *n_entries), e);
+    if (rv == DUST_OK) {
+        rv = promise_check_vote(&n->promise, n->db->dir, *term, *voted_for, e);
+    }
+    if (damaged(rv, e) != DUST_OK) {
         return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
     }
     cut_entries(n, *start, entries, n_entries);
@@ -404,7 +417,7 @@ int io_init(struct node *n, struct err *e)
     if (n->io.reserve == NULL) {
         return err_set(e, DUST_NOMEM, "out of memory");
     }
-    rv = storage_init(&n->io.storage, io, &n->loop, dir, e);
+    rv = damaged(storage_init(&n->io.storage, io, &n->loop, dir, e), e);
     if (rv != DUST_OK) {
         return rv;
     }

@@ -318,7 +318,7 @@ static int collect(struct search *s, const struct found *first, struct log_conte
     }
     free(refs.of);
     if (rv == EINVAL) {
-        return err_set(e, DUST_CORRUPT, "the log in %s does not hold together", s->log->dir);
+        return err_set(e, DUST_CORRUPT, "the log in %s is damaged: it does not hold together", s->log->dir);
     }
     return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot read the log in %s", s->log->dir);
 }
@@ -405,8 +405,8 @@ static int load(struct search *s, uint64_t index, uint64_t term, struct log_cont
     }
     if (out->start > index + 1) {
         return err_set(e, DUST_CORRUPT,
-            "the log in %s begins with entry %" PRIu64 ", and the snapshot before it ends with entry %" PRIu64, l->dir,
-            out->start, index);
+            "the log in %s is damaged: it begins with entry %" PRIu64 ", and the snapshot before it ends with entry %" PRIu64,
+            l->dir, out->start, index);
     }
     log_content_free(out); /* the snapshot was installed, and the log not begun anew yet */
     out->start = index + 1;
