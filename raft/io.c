@@ -103,13 +103,35 @@ static void on_tick(struct raft_io *raft_io)
     }
 }
 
+/* To whatever says that something here is damaged: what its owner can do. */
+static int damaged(int rv, struct err *e)
+{
+    if (rv == DUST_CORRUPT) {
+        err_add(e, ". Its files were changed, or decayed. If other members are well: remove this one there, delete its files "
+                   "here, and join anew; if not: dust_recover()");
+    }
+    return rv;
+}
+
+static int code_of(int rv)
+{
+    return rv == RAFT_CORRUPT ? DUST_CORRUPT : rv == RAFT_NOSPACE ? DUST_FULL : rv == RAFT_NOMEM ? DUST_NOMEM : DUST_IO;
+}
+
 static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, raft_io_recv_cb recv)
 {
     struct node *n = io_node(raft_io);
+    int rv;
 
     n->io.tick = tick;
     n->io.recv = recv;
-    return n->io.start(raft_io, ms, on_tick, recv);
+    rv = n->io.start(raft_io, ms, on_tick, recv);
+    if (rv != 0) { /* libraft does not say why */
+        err_set(&n->io.load_err, code_of(rv), "%s",
+            raft_io->errmsg[0] != '\0' ? raft_io->errmsg : "the log cannot be written to");
+        damaged(n->io.load_err.code, &n->io.load_err);
+    }
+    return rv;
 }
 
 static void count_append(struct node *n, const struct append_req *a, int status)
@@ -201,16 +223,6 @@ void io_started(struct node *n)
         n->io.cut_index = 0;
     }
     guard_started(&n->io.guard, deliver, n);
-}
-
-/* To whatever says that something here is damaged: what its owner can do. */
-static int damaged(int rv, struct err *e)
-{
-    if (rv == DUST_CORRUPT) {
-        err_add(e, ". Its files were changed, or decayed. If other members are well: remove this one there, delete its files "
-                   "here, and join anew; if not: dust_recover()");
-    }
-    return rv;
 }
 
 static raft_index last_loaded(const struct raft_snapshot *snapshot, raft_index start, size_t n_entries)
