@@ -1,4 +1,4 @@
-"""Reads a member's log as it lies on disk (raft/batch.h, raft/termfile.h), without dust: for tests that look at it, or
+"""A member's log as it lies on disk (raft/batch.h, raft/termfile.h), read without dust: for tests that look at it, or
 damage it. Damaged files are no error here: what is not whole is not there."""
 import hashlib
 import os
@@ -75,7 +75,17 @@ def log(folder, key=None):
     return way
 
 
+def seal(key, seq, follows, first, floor, entries, anew=False):
+    """The blocks of a batch; entries: of each (term, type, data)."""
+    body = b"".join(ENTRY.pack(term, len(data), type_) + data + bytes(-len(data) % 8) for term, type_, data in entries)
+    size = HEAD.size + len(body)
+    raw = HEAD.pack(b"", b"dustlog1", seq, follows, first, floor, len(entries), size, anew) + body
+    raw = hashlib.blake2b(raw[16:], digest_size=16, key=key).digest() + raw[16:]
+    return raw + bytes(-size % BLOCK)
+
+
 def flip(path, at):
+    """Change a byte."""
     with open(path, "r+b") as f:
         f.seek(at)
         b = f.read(1)[0]
