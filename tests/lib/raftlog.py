@@ -41,19 +41,28 @@ def files(folder):
     return sorted((f for f in os.listdir(folder) if re.fullmatch(r"log-\d+", f)), key=lambda f: int(f[4:]))
 
 
+def batch_at(path, at, data, key, begin=0):
+    """The one that begins there, or None. begin: of the data in the file."""
+    if at - begin + HEAD.size > len(data):
+        return None
+    hash_, magic, *fields = HEAD.unpack_from(data, at - begin)
+    size = fields[5]
+    raw = bytes(data[at - begin:at - begin + size])
+    if magic != b"dustlog1" or not HEAD.size <= size == len(raw):
+        return None
+    return Batch(path, at, raw, *fields) if hashlib.blake2b(raw[16:], digest_size=16, key=key).digest() == hash_ else None
+
+
 def batches_of(path, key):
     """Those of the file's present content."""
     with open(path, "rb") as f:
         data = f.read()
     found, at, highest = [], 0, 0
-    while at + HEAD.size <= len(data):
-        hash_, magic, *fields = HEAD.unpack_from(data, at)
-        seq, size = fields[0], fields[5]
-        raw = data[at:at + size]
-        if (magic == b"dustlog1" and HEAD.size <= size == len(raw) and seq > highest and
-                hashlib.blake2b(raw[16:], digest_size=16, key=key).digest() == hash_):
-            found.append(Batch(path, at, raw, *fields))
-            highest, at = seq, found[-1].end
+    while at < len(data):
+        batch = batch_at(path, at, data, key)
+        if batch is not None and batch.seq > highest:
+            found.append(batch)
+            highest, at = batch.seq, batch.end
         else:
             at += BLOCK
     return found
@@ -73,6 +82,17 @@ def log(folder, key=None):
     while way and way[0].first > floor and not way[0].anew and way[0].follows in found:
         way.insert(0, found[way[0].follows])
     return way
+
+
+def entries(way):
+    """What these batches, in order, make of the log: {index: (term, type, data)}."""
+    found = {}
+    for batch in way:
+        if batch.anew:
+            found = {}
+        found = {i: e for i, e in found.items() if i < batch.first}
+        found.update({i: (term, type_, data) for i, term, type_, data in batch.entries})
+    return found
 
 
 def seal(key, seq, follows, first, floor, entries, anew=False):
