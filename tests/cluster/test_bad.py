@@ -330,6 +330,24 @@ def test_log_files(box, ended):
     assert a.one("SELECT x FROM t") == "a"
 
 
+def test_log_that_cannot_be_looked_at(box):
+    """As if a disk, or the number of open files, did not let it: it is not taken for none, which would be begun anew."""
+    m = box.member("a").create()
+    m.sql("CREATE TABLE t(x)")
+    m.kill9()  # before its first checkpoint
+    raft = m.path + "-dust/raft"
+    if os.path.exists(raft + "/snapshot"):
+        os.unlink(raft + "/snapshot")  # as if before it was there
+    os.rename(raft + "/log-1", box.path("log-1"))
+    os.symlink(box.path("log-1"), raft + "/log-1")
+    e = refused(box, m, "log")
+    assert raft in e.text and e.name == "SQLITE_IOERR", e
+    os.unlink(raft + "/log-1")
+    os.rename(box.path("log-1"), raft + "/log-1")
+    m.restart()
+    assert m.one("SELECT count(*) FROM t") == 0
+
+
 def test_torn_tail_is_cut(box):
     """A log whose last write did not finish: that entry was never acknowledged."""
     m = box.member("a").create()
