@@ -381,7 +381,7 @@ int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, str
     int rv;
 
     if (life <= l->seq >> 32) {
-        return err_set(e, DUST_CORRUPT, "the log in %s has been opened more often than its file `term` says", l->dir);
+        return err_set(e, DUST_CORRUPT, "the log in %s is damaged: it has been opened more often than its file `term` says", l->dir);
     }
     /* The last batch may be readable and not durable: nobody was told of it. */
     if (f != NULL) {

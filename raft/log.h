@@ -84,7 +84,8 @@ bool log_stopped(struct log *l);
 
 void log_close(struct log *l); /* NULL is fine. Waits for the thread. */
 
-/* Was a log ever begun in this folder: is there a file with a batch in it, whole or not? Blocking. */
-bool log_exists(const char *dir);
+/* Was a log ever begun in this folder: is there a file with a batch in it, whole or not? DUST_OK; DUST_IO, DUST_NOMEM: that
+ * cannot be told. Blocking. */
+int log_exists(const char *dir, bool *exists, struct err *e);
 
 #endif

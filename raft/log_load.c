@@ -318,7 +318,7 @@ static int collect(struct search *s, const struct found *first, struct log_conte
     }
     free(refs.of);
     if (rv == EINVAL) {
-        return err_set(e, DUST_CORRUPT, "the log in %s does not hold together", s->log->dir);
+        return err_set(e, DUST_CORRUPT, "the log in %s is damaged: it does not hold together", s->log->dir);
     }
     return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot read the log in %s", s->log->dir);
 }
@@ -405,8 +405,8 @@ static int load(struct search *s, uint64_t index, uint64_t term, struct log_cont
     }
     if (out->start > index + 1) {
         return err_set(e, DUST_CORRUPT,
-            "the log in %s begins with entry %" PRIu64 ", and the snapshot before it ends with entry %" PRIu64, l->dir,
-            out->start, index);
+            "the log in %s is damaged: it begins with entry %" PRIu64 ", and the snapshot before it ends with entry %" PRIu64,
+            l->dir, out->start, index);
     }
     log_content_free(out); /* the snapshot was installed, and the log not begun anew yet */
     out->start = index + 1;
@@ -431,24 +431,47 @@ int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, u
     return rv;
 }
 
-bool log_exists(const char *dir)
+/* Does this file begin with something? */
+static int begins(int folder, const char *name, bool *yes)
+{
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), rv;
+    uint64_t begin = 0;
+    ssize_t n;
+
+    if (fd < 0) {
+        return errno;
+    }
+    do {
+        n = pread(fd, &begin, sizeof begin, 0);
+    } while (n < 0 && errno == EINTR);
+    rv = n < 0 ? errno : 0;
+    *yes = n > 0 && begin != 0;
+    close(fd);
+    return rv;
+}
+
+int log_exists(const char *dir, bool *exists, struct err *e)
 {
     DIR *folder = opendir(dir);
-    bool found = false;
     struct dirent *d;
     unsigned number;
+    int rv = 0;
 
-    while (folder != NULL && !found && (d = readdir(folder)) != NULL) {
-        uint64_t begin = 0;
-        int fd = log_file_number(d->d_name, &number) ? openat(dirfd(folder), d->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
-
-        if (fd >= 0) {
-            found = read_at(fd, (uint8_t *)&begin, sizeof begin, 0) == 0 && begin != 0;
-            close(fd);
+    *exists = false;
+    if (folder == NULL) {
+        return errno == ENOENT ? DUST_OK : err_sys(e, errno, "cannot read the folder %s", dir);
+    }
+    while (rv == 0 && !*exists) {
+        errno = 0;
+        d = readdir(folder);
+        if (d == NULL) {
+            rv = errno;
+            break;
+        }
+        if (log_file_number(d->d_name, &number)) {
+            rv = begins(dirfd(folder), d->d_name, exists);
         }
     }
-    if (folder != NULL) {
-        closedir(folder);
-    }
-    return found;
+    closedir(folder);
+    return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot look for the log in %s", dir);
 }

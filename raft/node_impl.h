@@ -50,7 +50,7 @@ struct io {
     raft_io_tick_cb tick;
     raft_io_recv_cb recv;
     raft_io_close_cb closed; /* libraft's, called once after the loop has drained */
-    struct err load_err; /* why load has failed, if we know better than libraft */
+    struct err load_err; /* why load, or start, has failed, if we know better than libraft */
     int (*start)(struct raft_io *, unsigned, raft_io_tick_cb, raft_io_recv_cb);
     struct {
         raft_id id;

@@ -11,6 +11,7 @@
  *      └──close──────────┴──────────────────────────────────────────────────────────────────────────────────▲ */
 #include "raft/storage.h"
 
+#include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -459,6 +460,7 @@ static int between(struct raft_io *io, int min, int max)
 int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, const char *dir, struct err *e)
 {
     struct storage *s = calloc(1, sizeof *s);
+    bool begun;
     int rv;
 
     if (s == NULL || (s->dir = strdup(dir)) == NULL) {
@@ -468,7 +470,10 @@ int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, cons
     s->io = io;
     s->loop = loop;
     s->held_tail = &s->held;
-    rv = termfile_open(&s->term, dir, !storage_begun(dir), e);
+    rv = storage_begun(dir, &begun, e);
+    if (rv == DUST_OK) {
+        rv = termfile_open(&s->term, dir, !begun, e);
+    }
     if (rv == DUST_NOTFOUND) {
         rv = err_set(e, DUST_CORRUPT, "the log in %s is damaged: its file `term` is missing", dir);
     }
@@ -493,9 +498,17 @@ void storage_deinit(struct storage *s)
     free(s);
 }
 
-bool storage_begun(const char *dir)
+int storage_begun(const char *dir, bool *begun, struct err *e)
 {
     char path[PATH_MAX];
+    int rv = smallfile_path(path, dir, "snapshot", e);
 
-    return (smallfile_path(path, dir, "snapshot", NULL) == DUST_OK && access(path, F_OK) == 0) || log_exists(dir);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    *begun = access(path, F_OK) == 0;
+    if (!*begun && errno != ENOENT) {
+        return err_sys(e, errno, "cannot look for %s", smallfile_shown(path));
+    }
+    return *begun ? DUST_OK : log_exists(dir, begun, e);
 }

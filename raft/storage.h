@@ -50,7 +50,7 @@ void storage_put(struct storage *s, unsigned trailing, struct raft_io_snapshot_p
 /* Let what is being written come to its end, and close all handles on the loop. */
 void storage_close(struct storage *s);
 
-/* Was a log ever begun in this folder? Blocking; any thread. */
-bool storage_begun(const char *dir);
+/* Was a log ever begun in this folder? DUST_OK; DUST_IO, DUST_NOMEM: that cannot be told. Blocking; any thread. */
+int storage_begun(const char *dir, bool *begun, struct err *e);
 
 #endif

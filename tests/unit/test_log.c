@@ -190,17 +190,45 @@ static void flip(unsigned number, off_t at)
     close(fd);
 }
 
+static bool exists(void)
+{
+    bool yes;
+    struct err e;
+
+    assert_int_equal(log_exists(dir, &yes, &e), DUST_OK);
+    return yes;
+}
+
 /* ---- */
 
 static void test_empty(void **state)
 {
     (void)state;
-    assert_false(log_exists(dir));
+    assert_false(exists());
     open_log(0, 0);
     assert_true(content.n == 0 && content.start == 1);
     open_log(40, 3);
     assert_true(content.n == 0 && content.start == 41);
-    assert_false(log_exists(dir));
+    assert_false(exists());
+}
+
+/* Whether there is a log must not be guessed: where there is none, one is begun. */
+static void test_it_cannot_be_told(void **state)
+{
+    char path[128];
+    struct err e;
+    bool yes;
+
+    (void)state;
+    path_of(path, 7);
+    assert_int_equal(symlink("log-7", path), 0);
+    assert_int_equal(log_exists(dir, &yes, &e), DUST_IO);
+    assert_non_null(strstr(e.text, dir));
+    unlink(path);
+    assert_false(exists());
+    assert_int_equal(log_exists("/dev/null", &yes, &e), DUST_IO);
+    assert_int_equal(log_exists("/dev/nothing", &yes, &e), DUST_OK);
+    assert_false(yes);
 }
 
 static void test_written_and_read(void **state)
@@ -210,7 +238,7 @@ static void test_written_and_read(void **state)
     append(1, 1, 1, 0);
     append(2, 1, 3, 10);
     append(5, 2, 100, 5000); /* more than one block */
-    assert_true(log_exists(dir));
+    assert_true(exists());
     for (int again = 0; again < 3; again++) {
         open_log(0, 0);
         assert_int_equal(content.start, 1);
@@ -673,7 +701,7 @@ static void test_no_folder(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_empty), TEST(test_written_and_read), TEST(test_begun),
+    const struct CMUnitTest tests[] = {TEST(test_empty), TEST(test_it_cannot_be_told), TEST(test_written_and_read), TEST(test_begun),
         TEST(test_many_at_once), TEST(test_over_files), TEST(test_too_large), TEST(test_cut), TEST(test_cut_over_files),
         TEST(test_anew), TEST(test_files_used_again), TEST(test_files_are_removed), TEST(test_damaged_in_between),
         TEST(test_damaged_at_the_end), TEST(test_file_is_gone), TEST(test_lookalike), TEST(test_write_fails),
