@@ -9,12 +9,13 @@
 
 static int add(const uint8_t **p, const uint8_t *end, struct raft_configuration *c)
 {
-    const uint8_t *address = *p + 8, *nul;
+    const uint8_t *address, *nul;
     int rv;
 
     if (end - *p < 8) {
         return DUST_CORRUPT;
     }
+    address = *p + 8;
     nul = memchr(address, '\0', (size_t)(end - address));
     if (nul == NULL || end - nul < 2 || nul[1] > RAFT_SPARE || nul - address >= ADDRESS_TEXT_MAX || get64(*p) == 0) {
         return DUST_CORRUPT;

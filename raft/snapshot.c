@@ -13,6 +13,17 @@
 #define HEAD 40u
 #define HASH_SIZE 16u
 
+/* libraft leaves the bytes that fill its configuration up to a multiple of 8 as they happen to be. */
+static void clear_rest(const struct raft_configuration *c, struct raft_buffer *conf)
+{
+    size_t n = 9;
+
+    for (unsigned i = 0; i < c->n; i++) {
+        n += 8 + strlen(c->servers[i].address) + 2;
+    }
+    memset((uint8_t *)conf->base + n, 0, conf->len - n);
+}
+
 int snapshot_save(const char *dir, const uint8_t key[BATCH_KEY_SIZE], const struct raft_snapshot *s, struct err *e)
 {
     struct raft_buffer conf = {0};
@@ -23,6 +34,7 @@ int snapshot_save(const char *dir, const uint8_t key[BATCH_KEY_SIZE], const stru
     if (rv != 0) {
         return err_set(e, DUST_NOMEM, "out of memory");
     }
+    clear_rest(&s->configuration, &conf);
     n += conf.len;
     for (unsigned i = 0; i < s->n_bufs; i++) {
         n += s->bufs[i].len;

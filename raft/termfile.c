@@ -42,23 +42,27 @@ static void encode(uint8_t block[TERMFILE_BLOCK], const struct termfile *t)
 
 bool termfile_decode(struct termfile *t, const uint8_t *data, size_t len)
 {
+    struct termfile found = *t;
     bool any = false;
 
     if (len != TERMFILE_SIZE || !whole(data, MAGIC_KEY, NULL)) {
         return false;
     }
-    memcpy(t->key, data + 8, BATCH_KEY_SIZE);
+    memcpy(found.key, data + 8, BATCH_KEY_SIZE);
     for (unsigned i = 1; i <= 2; i++) {
         const uint8_t *p = data + (size_t)i * TERMFILE_BLOCK;
         uint64_t count = get64(p + 8);
 
-        if (count % 2 + 1 == i && whole(p, MAGIC_TERM, t->key) && (!any || count > t->count)) {
-            t->count = count;
-            t->term = get64(p + 16);
-            t->vote = get64(p + 24);
-            t->life = get64(p + 32);
+        if (count % 2 + 1 == i && whole(p, MAGIC_TERM, found.key) && (!any || count > found.count)) {
+            found.count = count;
+            found.term = get64(p + 16);
+            found.vote = get64(p + 24);
+            found.life = get64(p + 32);
             any = true;
         }
+    }
+    if (any) {
+        *t = found;
     }
     return any;
 }

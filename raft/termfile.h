@@ -39,7 +39,8 @@ void termfile_close(struct termfile *t); /* zeroed is fine */
  * DUST_OK, DUST_IO, DUST_FULL. */
 int termfile_set(struct termfile *t, uint64_t term, uint64_t vote, uint64_t life, struct err *e);
 
-/* Read what a file holds, of any origin. False: it cannot be made out. Pure; *t is filled save for open and fd. */
+/* Read what a file holds, of any origin. False: it cannot be made out; *t is as before. Pure; *t is filled save for open and
+ * fd. */
 bool termfile_decode(struct termfile *t, const uint8_t *data, size_t len);
 
 #endif
