@@ -416,7 +416,7 @@ void faults_vary(void)
     client_habits.think_ns = thinks_ms[chance_below(6)] * MS_NS;
     client_habits.write = (unsigned)chance_between(30, 90);
     client_habits.hookless = chance(3000) ? 100 : chance(3000) ? 0 : 20;
-    client_habits.bytes = chance(1000) ? 20000 : chance(3000) ? 3000 : 300;
+    client_habits.bytes = chance(500) ? 100000 : chance(1000) ? 20000 : chance(3000) ? 3000 : 300;
     machine_habits.clients = (unsigned)chance_between(1, 3);
     machine_habits.timeout_ms = chance(3000) ? 3000 : chance(5000) ? 800 : 150;
     if (chance(5000)) {

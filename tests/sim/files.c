@@ -2,9 +2,9 @@
  *
  * Each file has two contents: what programs see, and what is on the disk for certain. A write goes to the first, and
  * into a list of changes; fsync brings the second up to date. A power loss leaves, file by file, the certain content
- * and none, all, the first or any of the changes, some of them torn. So it is with names: fsync of a folder (or
+ * and none, all, the first or any of the changes, some of them torn in sectors. So it is with names: fsync of a folder (or
  * of a file, for its own name and what came before it) makes their changes certain; else a power loss leaves the first
- * few. The end of a process alone loses nothing.
+ * few. The end of a process alone loses nothing, save for the rest of a synchronous write (posix.c).
  *
  * app.db-dust/pages, which nobody trusts after a crash, has no content here: it is mapped as anonymous memory. */
 #include <stdio.h>

@@ -257,68 +257,6 @@ static void op_effect(const struct op *op, struct state *s)
 
 /* ---- the one history ---- */
 
-static struct node *node_of(const struct machine *m)
-{
-    struct hosted *h = m->up ? registry_find(m->path, (int)strlen(m->path)) : NULL;
-
-    return h != NULL ? h->node : NULL;
-}
-
-static bool majority_has(
-    const struct node *by, raft_index index, const struct raft_entry *e, unsigned *have, unsigned *voters)
-{
-    *have = *voters = 0;
-    for (unsigned i = 0; i < by->raft.configuration.n; i++) {
-        const struct raft_server *s = &by->raft.configuration.servers[i];
-
-        if (s->role != RAFT_VOTER) {
-            continue;
-        }
-        ++*voters;
-        for (unsigned k = 1; k <= n_machines; k++) {
-            if (strcmp(machines[k].address, s->address) == 0 && ondisk_has(&machines[k], index, e)) {
-                ++*have;
-            }
-        }
-    }
-    return *have > *voters / 2;
-}
-
-/* By the configuration of whoever publishes it; or by a newer one that somebody has. */
-static void check_majority(const struct machine *m, raft_index index)
-{
-    struct node *n = node_of(m);
-    const struct raft_entry *e = n != NULL && n->running ? inside_entry(&n->raft, index) : NULL;
-    unsigned have, voters, others;
-    char text[300] = "";
-
-    if (chance(300)) {
-        ondisk_check(&machines[1 + chance_below(n_machines)]);
-    }
-    if (e == NULL || majority_has(n, index, e, &have, &voters)) {
-        return;
-    }
-    for (unsigned i = 1; i <= n_machines; i++) {
-        struct node *other = node_of(&machines[i]);
-
-        if (other != NULL && other != n && other->running && majority_has(other, index, e, &others, &others)) {
-            return;
-        }
-    }
-    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
-        const struct raft_server *s = &n->raft.configuration.servers[i];
-
-        snprintf(text + strlen(text), sizeof text - strlen(text), " %llu%s", s->id, s->role == RAFT_VOTER ? "" : "-");
-    }
-    snprintf(text + strlen(text), sizeof text - strlen(text), ";");
-    for (unsigned i = 1; i <= n_machines; i++) {
-        snprintf(text + strlen(text), sizeof text - strlen(text), " m%u is %llu%s", i,
-            (unsigned long long)machines[i].id, ondisk_has(&machines[i], index, e) ? " (has it)" : "");
-    }
-    violation("entry %llu is put into effect on m%u (state %u), and on the disks of %u of %u voters:%s", index,
-        m->number, n->raft.state, have, voters, text);
-}
-
 static void append(const struct machine *m, const struct vid *id, uint64_t index)
 {
     struct made *made = made_slot(id);
@@ -327,7 +265,7 @@ static void append(const struct machine *m, const struct vid *id, uint64_t index
     if (!made->used) {
         violation("m%u puts version %s into effect, which nobody has made", m->number, short_id(id));
     }
-    check_majority(m, index);
+    ondisk_check_majority(m, index);
     made->position = history.n_places;
     if (op != NULL && op->kind != OP_KIND_NONE) {
         struct state s = history.states[history.n_states - 1];

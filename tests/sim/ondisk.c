@@ -95,6 +95,8 @@ static bool learn(struct machine *m)
         violation("m%u: what is on its disk for certain is no term", m->number);
     }
     memcpy(o->key, t.key, sizeof o->key);
+    o->term = t.term;
+    o->vote = t.vote;
     read_snapshot(m, &snapshot_term);
     if (!o->known) {
         read_log(m, snapshot_term);
@@ -103,7 +105,7 @@ static bool learn(struct machine *m)
     return true;
 }
 
-bool ondisk_has(struct machine *m, raft_index index, const struct raft_entry *e)
+static bool has(struct machine *m, raft_index index, const struct raft_entry *e)
 {
     const struct ondisk *o = &m->ondisk;
 
@@ -115,19 +117,98 @@ bool ondisk_has(struct machine *m, raft_index index, const struct raft_entry *e)
                o->entries[index - o->first].hash == hash_of(e->buf.base, e->buf.len));
 }
 
-void ondisk_check(struct machine *m)
+/* ---- what has to be there ---- */
+
+static struct node *node_of(const struct machine *m)
 {
     struct hosted *h = m->up ? registry_find(m->path, (int)strlen(m->path)) : NULL;
-    const struct raft *r = h != NULL && h->node->running ? &h->node->raft : NULL;
+
+    return h != NULL ? h->node : NULL;
+}
+
+static void check_term(const struct machine *m, const struct node *n)
+{
+    const struct ondisk *o = &m->ondisk;
+    const struct raft *r = &n->raft;
+
+    if (!guard_dead(&n->io.guard) &&
+        (o->term < r->current_term || (o->term == r->current_term && r->voted_for != 0 && o->vote != r->voted_for))) {
+        violation("m%u: is in term %llu, with a vote for %llu; on its disk are term %llu and a vote for %llu", m->number,
+            r->current_term, r->voted_for, (unsigned long long)o->term, (unsigned long long)o->vote);
+    }
+}
+
+void ondisk_check(struct machine *m)
+{
+    const struct node *n = node_of(m);
     const struct raft_entry *e;
 
     ondisk_forget(m);
-    for (raft_index i = r != NULL ? r->last_stored : 0; i > 0 && (e = inside_entry(r, i)) != NULL; i--) {
-        if (!ondisk_has(m, i, e)) {
-            violation("m%u: entry %llu of term %llu counts as stored up to %llu, and is not on its disk", m->number, i, e->term,
-                r->last_stored);
+    if (!learn(m) || n == NULL || !n->running) {
+        return;
+    }
+    check_term(m, n);
+    for (raft_index i = n->raft.last_stored; i > 0 && (e = inside_entry(&n->raft, i)) != NULL; i--) {
+        if (!has(m, i, e)) {
+            violation("m%u: entry %llu of term %llu counts as stored, as all up to %llu do, and is not on its disk", m->number,
+                i, e->term, n->raft.last_stored);
         }
     }
+}
+
+static bool majority_has(
+    const struct node *by, raft_index index, const struct raft_entry *e, unsigned *have, unsigned *voters)
+{
+    *have = *voters = 0;
+    for (unsigned i = 0; i < by->raft.configuration.n; i++) {
+        const struct raft_server *s = &by->raft.configuration.servers[i];
+
+        if (s->role != RAFT_VOTER) {
+            continue;
+        }
+        ++*voters;
+        for (unsigned k = 1; k <= n_machines; k++) {
+            if (strcmp(machines[k].address, s->address) == 0 && has(&machines[k], index, e)) {
+                ++*have;
+            }
+        }
+    }
+    return *have > *voters / 2;
+}
+
+/* By the configuration of whoever publishes it; or by a newer one that somebody has. */
+void ondisk_check_majority(const struct machine *m, raft_index index)
+{
+    struct node *n = node_of(m);
+    const struct raft_entry *e = n != NULL && n->running ? inside_entry(&n->raft, index) : NULL;
+    unsigned have, voters, others;
+    char text[300] = "";
+
+    if (chance(300)) {
+        ondisk_check(&machines[1 + chance_below(n_machines)]);
+    }
+    if (e == NULL || majority_has(n, index, e, &have, &voters)) {
+        return;
+    }
+    for (unsigned i = 1; i <= n_machines; i++) {
+        struct node *other = node_of(&machines[i]);
+
+        if (other != NULL && other != n && other->running && majority_has(other, index, e, &others, &others)) {
+            return;
+        }
+    }
+    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
+        const struct raft_server *s = &n->raft.configuration.servers[i];
+
+        snprintf(text + strlen(text), sizeof text - strlen(text), " %llu%s", s->id, s->role == RAFT_VOTER ? "" : "-");
+    }
+    snprintf(text + strlen(text), sizeof text - strlen(text), ";");
+    for (unsigned i = 1; i <= n_machines; i++) {
+        snprintf(text + strlen(text), sizeof text - strlen(text), " m%u is %llu%s", i,
+            (unsigned long long)machines[i].id, has(&machines[i], index, e) ? " (has it)" : "");
+    }
+    violation("entry %llu is put into effect on m%u (state %u), and on the disks of %u of %u voters:%s", index,
+        m->number, n->raft.state, have, voters, text);
 }
 
 /* ---- what changes ---- */

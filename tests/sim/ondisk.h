@@ -22,6 +22,7 @@ struct ondisk_entry {
 struct ondisk {
     bool known; /* what follows is what the disk holds; otherwise it has to be read */
     uint8_t key[BATCH_KEY_SIZE];
+    uint64_t term, vote; /* as of when all was read */
     uint64_t seq;      /* of the last batch */
     uint64_t snapshot; /* its index; 0: there is none */
     const struct file *snapshot_file; /* that this was read from */
@@ -30,11 +31,13 @@ struct ondisk {
     struct ondisk_entry *entries;
 };
 
-/* Has it the entry `e` at this index, or a snapshot that stands for it? It is a violation if the disk cannot be read. */
-bool ondisk_has(struct machine *m, raft_index index, const struct raft_entry *e);
-
-/* All that libraft has been told to be on the disk has to be there. */
+/* All that libraft on this machine has been told to be on its disk has to be there: entries, term and vote; and what is
+ * there can be read, whether the machine runs or not. */
 void ondisk_check(struct machine *m);
+
+/* The machine puts the entry at this index into effect: it has to be on the disks of a majority of the voters, or a
+ * snapshot that stands for it. */
+void ondisk_check_majority(const struct machine *m, raft_index index);
 
 /* A synchronous write to a file of the log, at this offset, has come to its end; `content` is the file's. */
 void ondisk_written(struct machine *m, const uint8_t *content, size_t size, size_t at);

@@ -366,7 +366,7 @@ int __wrap_posix_fallocate64(int fd, off64_t offset, off64_t n)
     return 0;
 }
 
-int __wrap_fsync(int fd)
+static int flush(int fd, bool name)
 {
     struct descriptor *d = descriptor(fd);
     struct machine *m = d != NULL ? d->machine : NULL;
@@ -384,16 +384,23 @@ int __wrap_fsync(int fd)
         return 0;
     }
     file_flush(f);
-    names_flush_to(&m->files, f);
+    if (name) {
+        names_flush_to(&m->files, f);
+    }
     if (f->log) {
         ondisk_forget(m);
     }
     return 0;
 }
 
+int __wrap_fsync(int fd)
+{
+    return flush(fd, true);
+}
+
 int __wrap_fdatasync(int fd)
 {
-    return __wrap_fsync(fd);
+    return flush(fd, false);
 }
 
 int __wrap_fchmod(int fd, mode_t mode)
