@@ -6,9 +6,13 @@
 
 #include "raft/log.h"
 
+#ifndef LOG_FILE_BYTES /* the simulation has smaller ones, and fewer */
 #define LOG_FILE_BYTES ((size_t)4 << 20)
+#endif
 #define LOG_FILE_MAX ((size_t)64 << 20) /* of one that was made by a later version, say */
-#define LOG_FREE_MAX 8u                 /* files that are kept for use again */
+#ifndef LOG_FREE_MAX
+#define LOG_FREE_MAX 8u /* files that are kept for use again */
+#endif
 
 struct log_file {
     struct log_file *next;

@@ -13,4 +13,7 @@ void faults_run(void *arg);
 /* A checkpoint begins on this machine. */
 void faults_fold(struct machine *m);
 
+/* A synchronous write begins on it. */
+void faults_write(struct machine *m);
+
 #endif
