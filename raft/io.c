@@ -113,7 +113,7 @@ static int damaged(int rv, struct err *e)
     return rv;
 }
 
-static int code_of(int rv)
+int io_code(int rv)
 {
     return rv == RAFT_CORRUPT ? DUST_CORRUPT : rv == RAFT_NOSPACE ? DUST_FULL : rv == RAFT_NOMEM ? DUST_NOMEM : DUST_IO;
 }
@@ -127,7 +127,7 @@ static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, 
     n->io.recv = recv;
     rv = n->io.start(raft_io, ms, on_tick, recv);
     if (rv != 0) { /* libraft does not say why */
-        err_set(&n->io.load_err, code_of(rv), "%s",
+        err_set(&n->io.load_err, io_code(rv), "%s",
             raft_io->errmsg[0] != '\0' ? raft_io->errmsg : "the log cannot be written to");
         damaged(n->io.load_err.code, &n->io.load_err);
     }
@@ -468,6 +468,7 @@ static void cancel_all(struct node *n)
 
 void io_close_done(struct node *n)
 {
+    storage_join(n->io.storage);
     cancel_all(n);
     if (n->io.closed != NULL) {
         raft_io_close_cb cb = n->io.closed;

@@ -248,17 +248,18 @@ static void put_done(uv_work_t *work, int status)
     struct job *j = work->data;
     struct storage *s = j->storage;
     raft_index index = j->put.snapshot->index;
+    bool installed = s->installing, stored = j->result == DUST_OK;
 
     (void)status;
     s->jobs--;
-    if (j->result == DUST_OK && j->put.trailing != 0 && index > j->put.trailing) {
+    if (stored && j->put.trailing != 0 && index > j->put.trailing) {
         log_release(s->log, index - j->put.trailing);
         tend(s);
     }
-    j->put.cb(j->put.req, j->result == DUST_OK ? 0 : failed(s, &j->err));
-    if (s->installing) {
-        end_install(s, j->result == DUST_OK);
+    if (installed) {
+        end_install(s, stored);
     }
+    j->put.cb(j->put.req, stored ? 0 : failed(s, &j->err)); /* which may begin the next one */
     close_handles(s);
 }
 
@@ -487,12 +488,20 @@ int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, cons
     return DUST_OK;
 }
 
+void storage_join(struct storage *s)
+{
+    if (s != NULL) {
+        log_close(s->log);
+        s->log = NULL;
+    }
+}
+
 void storage_deinit(struct storage *s)
 {
     if (s == NULL) {
         return;
     }
-    log_close(s->log);
+    storage_join(s);
     termfile_close(&s->term);
     free(s->dir);
     free(s);

@@ -50,6 +50,9 @@ void storage_put(struct storage *s, unsigned trailing, struct raft_io_snapshot_p
 /* Let what is being written come to its end, and close all handles on the loop. */
 void storage_close(struct storage *s);
 
+/* The loop has ended: wait for the disk if it has not, and let go of what was handed over. NULL is fine. */
+void storage_join(struct storage *s);
+
 /* Was a log ever begun in this folder? DUST_OK; DUST_IO, DUST_NOMEM: that cannot be told. Blocking; any thread. */
 int storage_begun(const char *dir, bool *begun, struct err *e);
 

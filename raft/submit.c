@@ -113,7 +113,7 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
         return was_proposed(s, &entry->id) ? OFFER_KNOWN : OFFER_REFUSED;
     }
     if (s->batch_bytes + len > BATCH_BYTES) {
-        submit_flush(n); /* libraft's storage takes no batch over a segment, 8 MiB */
+        submit_flush(n); /* so that none waits long behind the others */
         if (!s->ready) {
             return OFFER_REFUSED;
         }

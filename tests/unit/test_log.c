@@ -370,6 +370,64 @@ static void test_cut_over_files(void **state)
     has(23, 100, 2, 100000);
 }
 
+/* What was cut goes back over a file that is gone since: all that is needed is behind the cut. */
+static void test_cut_and_beginning_gone(void **state)
+{
+    const size_t large = 900 * 1024; /* four in a file */
+    char path[128];
+
+    (void)state;
+    open_log(0, 0);
+    append(1, 1, 6, large);
+    append(3, 2, 3, large);
+    append(6, 2, 5, large);
+    path_of(path, 1);
+    log_release(l, 5);
+    log_close(l);
+    l = NULL;
+    assert_int_equal(truncate(path, 0), 0);
+    assert_int_equal(truncate(path, LOG_FILE_BYTES), 0);
+    open_log(9, 2);
+    ends_at(10);
+    assert_true(content.start <= 5);
+    has(6, 5, 2, large);
+}
+
+/* Numbers of batches do not run over into the next life's. */
+static void test_many_batches(void **state)
+{
+    (void)state;
+    open_log(0, 0);
+    append(1, 1, 1, 10);
+    l->seq += 0xfffffffdull; /* as if so many had been written: the chain is broken there, and not needed */
+    append(2, 1, 1, 10);
+    append(3, 1, 1, 10);
+    append(4, 1, 1, 10);
+    append(5, 1, 1, 10);
+    open_log(2, 1);
+    ends_at(5);
+    append(6, 1, 1, 10);
+    open_log(2, 1);
+    ends_at(6);
+}
+
+/* Only the file that is written to is open. */
+static void test_descriptors(void **state)
+{
+    int before, after;
+
+    (void)state;
+    open_log(0, 0);
+    append(1, 1, 1, 10);
+    before = dup(0);
+    close(before);
+    append(2, 1, 40, LOG_ENTRY_MAX - 100);
+    after = dup(0);
+    close(after);
+    assert_true(files() >= 10);
+    assert_true(after <= before + 1);
+}
+
 /* A snapshot takes the place of the log: what was there is void, and so it is if a crash came before the next entry. */
 static void test_anew(void **state)
 {
@@ -703,6 +761,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {TEST(test_empty), TEST(test_it_cannot_be_told), TEST(test_written_and_read), TEST(test_begun),
         TEST(test_many_at_once), TEST(test_over_files), TEST(test_too_large), TEST(test_cut), TEST(test_cut_over_files),
+        TEST(test_cut_and_beginning_gone), TEST(test_many_batches), TEST(test_descriptors),
         TEST(test_anew), TEST(test_files_used_again), TEST(test_files_are_removed), TEST(test_damaged_in_between),
         TEST(test_damaged_at_the_end), TEST(test_file_is_gone), TEST(test_lookalike), TEST(test_write_fails),
         TEST(test_late_batch), TEST(test_no_more_files), TEST(test_stopped), TEST(test_life_counts), TEST(test_no_folder)};
