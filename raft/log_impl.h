@@ -36,6 +36,7 @@ struct log {
     char *dir;
     uint8_t key[BATCH_KEY_SIZE];
     uint64_t seq;   /* of the last batch */
+    bool forgiving; /* log_forgive */
     bool anew;      /* what is on disk does not lead to the snapshot: the next batch has to say so */
     uint8_t *buf;   /* the writing thread's; aligned */
 
