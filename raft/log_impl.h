@@ -37,6 +37,7 @@ struct log {
     uint8_t key[BATCH_KEY_SIZE];
     uint64_t seq;   /* of the last batch */
     size_t last_at; /* where that lies in the current file, after log_load */
+    bool forgiving; /* log_forgive */
     bool anew;      /* what is on disk does not lead to the snapshot: the next batch has to say so */
     uint8_t *buf;   /* the writing thread's; aligned */
 

@@ -355,6 +355,26 @@ static void sort_files(struct search *s)
     }
 }
 
+/* Without what comes behind the damage: the last batch before it from which there is a way. */
+static int find_shorter_way(struct search *s, uint64_t snapshot, struct found **first, struct err *e)
+{
+    int rv = find_way(s, snapshot, first, e);
+
+    while (rv == DUST_CORRUPT && s->log->forgiving && *first != s->found) {
+        s->n = (size_t)(*first - s->found);
+        for (size_t i = 0; i < s->n; i++) {
+            s->found[i].on_way = false;
+        }
+        rv = find_way(s, snapshot, first, e);
+    }
+    return rv;
+}
+
+void log_forgive(struct log *l)
+{
+    l->forgiving = true;
+}
+
 static int load(struct search *s, uint64_t index, uint64_t term, struct log_content *out, struct err *e)
 {
     struct log *l = s->log;
@@ -368,7 +388,7 @@ static int load(struct search *s, uint64_t index, uint64_t term, struct log_cont
         return DUST_OK;
     }
     qsort(s->found, s->n, sizeof *s->found, by_seq);
-    rv = find_way(s, index, &first, e);
+    rv = find_shorter_way(s, index, &first, e);
     rv = rv == DUST_OK ? collect(s, first, out, e) : rv;
     if (rv != DUST_OK) {
         return rv;

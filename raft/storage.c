@@ -56,6 +56,7 @@ struct storage {
     struct log *log;
     raft_index next; /* of the next entries to be appended */
     bool anew;       /* … and they have nothing before them */
+    bool forgiving;
     bool started, closing;
     uv_async_t wake;
     uv_timer_t timer;
@@ -325,6 +326,11 @@ void storage_truncate(struct storage *s, raft_index index)
     s->next = index;
 }
 
+void storage_forgive(struct storage *s)
+{
+    s->forgiving = true;
+}
+
 int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_snapshot **snapshot, raft_index *start,
     struct raft_entry *entries[], size_t *n, struct err *e)
 {
@@ -333,6 +339,9 @@ int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_
 
     if (rv == DUST_OK) {
         rv = log_open(&s->log, s->dir, e);
+    }
+    if (rv == DUST_OK && s->forgiving) {
+        log_forgive(s->log);
     }
     if (rv == DUST_OK) {
         rv = *snapshot == NULL ? log_load(s->log, s->term.key, 0, 0, &content, e)

@@ -27,6 +27,9 @@ struct storage_append {
 int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, const char *dir, struct err *e);
 void storage_deinit(struct storage *s); /* NULL is fine */
 
+/* Before storage_load: what of a damaged log is before the damage will do (log_forgive). */
+void storage_forgive(struct storage *s);
+
 /* As raft_io's load; with DUST codes. */
 int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_snapshot **snapshot, raft_index *start,
     struct raft_entry *entries[], size_t *n, struct err *e);

@@ -354,6 +354,18 @@ def test_of_the_only_member(box):
     assert "the log went to entry %d" % (last.first - 1) in said
     assert [r[0] for r in plain(box.path("r2.db"), "SELECT v FROM t ORDER BY id")] == ALL[:-1]
     flip(last.path, last.at + 100)
+    # In the middle: what is before it.
+    log = raftlog.log(raft_of(m))
+    middle = log[len(log) // 2]
+    flip(middle.path, middle.at + 100)
+    refused(m)
+    e = w.error("SELECT dust_recover(?, ?)", m.path, box.path("r3.db"))
+    assert "damaged" in e.text and "force" in e.text, e
+    said = w.one("SELECT dust_recover(?, ?, 'force')", m.path, box.path("r4.db"))
+    assert "could not be read: as far as it could, it went to entry %d" % (middle.first - 1) in said
+    some = [r[0] for r in plain(box.path("r4.db"), "SELECT v FROM t ORDER BY id")]
+    assert ROWS // 3 < len(some) < ROWS and some == ALL[:len(some)], some
+    flip(middle.path, middle.at + 100)
     m.restart()
     assert rows_of(m) == ALL
 
