@@ -49,6 +49,16 @@ int lib_int(struct sqlite_lib *lib, sqlite3 *db, const char *sql)
     return n;
 }
 
+void lib_unlock(struct sqlite_lib *lib, sqlite3 *db, const char *name)
+{
+    char *sql = lib->api->mprintf("PRAGMA \"%w\".locking_mode=NORMAL", name);
+
+    if (sql != NULL) {
+        lib_int(lib, db, sql);
+    }
+    lib->api->free(sql);
+}
+
 void libs_forked(void)
 {
     pthread_mutex_init(&libs.mutex, NULL);
@@ -336,6 +346,7 @@ int lib_adopt(struct conn *c, struct hosted *h, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
+    lib_unlock(c->lib, c->db, "main");
     if (api->prepare_v2(c->db, "PRAGMA main.journal_mode=MEMORY", -1, &stmt, NULL) == SQLITE_OK &&
         api->step(stmt) == SQLITE_ROW) {
         memory = strcasecmp((const char *)api->column_text(stmt, 0), "memory") == 0;

@@ -56,6 +56,7 @@ struct dfile {
     uint64_t pager_seq; /* the version that the pager's cache is of; 0: unknown */
     uint8_t pager_bytes[16]; /* bytes 24..39 as the pager last saw them */
     bool pager_known;   /* pager_bytes is valid */
+    bool pager_differs; /* what the transaction being written has in page 1 is not what the pager has there */
 
     struct ticket ticket;
     bool has_turn;

@@ -434,8 +434,10 @@ static void end_writing(struct dfile *f)
     } else {
         txn_reset(&f->txn);
     }
-    f->writing = false;
-    f->committed = false;
+    if (f->pager_differs) {
+        f->pager_seq = UINT64_MAX;
+    }
+    f->writing = f->committed = f->pager_differs = false;
     sqltext_forget(&f->sql);
     file_pass_turn(f);
 }
