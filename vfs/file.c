@@ -92,7 +92,7 @@ static void found_damage(struct dfile *f, uint32_t pgno, bool in_pages)
 
 int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, void *buf)
 {
-    uint32_t node = f->writing ? txn_find(&f->txn, pgno) : 0;
+    uint32_t node = f->writing && !f->committed ? txn_find(&f->txn, pgno) : 0;
     int rv;
 
     if (node != 0) {
@@ -270,6 +270,10 @@ static int f_write(sqlite3_file *file, const void *in, int n, sqlite3_int64 offs
     if (!f->writing) {
         return without_lock(f);
     }
+    if (f->committed) { /* the old pages, in vain: see file_unlock */
+        pager_saw(f, (uint32_t)((uint64_t)offset / size) + 1, (uint32_t)((uint64_t)offset % size), (uint32_t)n, buf);
+        return SQLITE_OK;
+    }
     while (n > 0) {
         uint32_t pgno = (uint32_t)((uint64_t)offset / size) + 1, within = (uint32_t)((uint64_t)offset % size);
         uint32_t part = size - within < (uint32_t)n ? size - within : (uint32_t)n, node;
@@ -368,6 +372,7 @@ static int commit_phase_two(struct dfile *f)
 {
     int rc = agreed_too(f);
 
+    f->accepted = f->committed;
     file_unlock(f, SQLITE_LOCK_SHARED);
     return rc;
 }

@@ -7,8 +7,8 @@
  *     └────────────xUnlock(NONE)──────────────┴──xUnlock(SHARED): drop the pages, or move to the version ┘
  *                                                committed; pass the turn
  *
- * In WRITING, FCNTL_SYNC is the commit point (seal.c). Everything is used by one thread at a time, under the mutex of
- * SQLite's connection. */
+ * In WRITING, FCNTL_SYNC is the commit point (seal.c), and FCNTL_COMMIT_PHASETWO says that SQLite takes it for committed.
+ * Everything is used by one thread at a time, under the mutex of SQLite's connection. */
 #ifndef DUST_VFS_FILE_H
 #define DUST_VFS_FILE_H
 
@@ -66,7 +66,10 @@ struct dfile {
     bool writing;    /* RESERVED or more */
     bool displaced;  /* `snap` is not what the pager has cached of, and a statement may be under way */
     bool committed;  /* the commit point was passed: `next_snap` holds the new version */
+    bool accepted;   /* … and SQLite has not rolled back since */
     struct snap next_snap;
+    struct vid next_id; /* of the version committed */
+    uint64_t next_after;
     struct sqltext sql; /* of the transaction so far */
     struct err last;   /* of the last failure */
     struct vid unknown; /* the last transaction whose outcome was unknown; none: there was none */

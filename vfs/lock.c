@@ -423,21 +423,48 @@ static void move_on(struct dfile *f)
     f->pager_seq = f->displaced ? UINT64_MAX : f->snap.seq;
 }
 
+/* The transaction was one over several files, and SQLite could not commit another of them, so it has rolled back here too:
+ * too late, for this file's part of it is agreed on. The pager believes that it is where the transaction began, and so is
+ * the snapshot; the next one finds the version committed, and the program can find out. */
+static void step_back(struct dfile *f)
+{
+    char hex[VID_HEX_SIZE];
+    struct err e;
+
+    if (f->next_store == NULL) {
+        txn_disown(&f->txn);
+        store_unpin(f->store, &f->next_snap);
+    } else {
+        txn_reset(&f->txn);
+        store_unpin(f->next_store, &f->next_snap);
+    }
+    f->pager_seq = UINT64_MAX;
+    f->unknown = f->next_id;
+    f->unknown_after = f->next_after;
+    err_set(&e, DUST_UNKNOWN,
+        "another database of the same transaction could not be committed, but this one's part of it has taken effect: it is "
+        "transaction %s",
+        vid_hex(&f->next_id, hex));
+    file_fail(f, &e, true);
+}
+
 /* Leave WRITING: to the version committed, or back to where the transaction began. */
 static void end_writing(struct dfile *f)
 {
     if (!f->writing) {
         return;
     }
-    if (f->committed) {
+    if (f->accepted) {
         move_on(f);
+    } else if (f->committed) {
+        step_back(f);
     } else {
         txn_reset(&f->txn);
     }
     if (f->pager_differs) {
         f->pager_seq = UINT64_MAX;
     }
-    f->writing = f->committed = f->pager_differs = false;
+    f->writing = f->committed = f->accepted = f->pager_differs = false;
     sqltext_forget(&f->sql);
     file_pass_turn(f);
 }

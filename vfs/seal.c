@@ -234,8 +234,12 @@ int file_commit(struct dfile *f)
     uint64_t after = 0;
     struct err e;
     bool yes;
-    int rv = is_commit(f, &yes);
+    int rv;
 
+    if (f->committed) {
+        return SQLITE_OK; /* SQLite rolls back what is agreed on already: see file_unlock */
+    }
+    rv = is_commit(f, &yes);
     if (rv != SQLITE_OK || !yes) {
         return rv;
     }
@@ -250,5 +254,7 @@ int file_commit(struct dfile *f)
         return failed(f, rv, &id, after, &e);
     }
     f->committed = true;
+    f->next_id = id;
+    f->next_after = after;
     return SQLITE_OK;
 }
