@@ -337,7 +337,7 @@ static const char *main_path(struct args *a, struct err *e)
         err_set(e, DUST_MISUSE, "this connection's main database has no file: open one first");
         return NULL;
     }
-    return path;
+    return lib_check_uri(a->c->lib, path, e) == DUST_OK ? path : NULL;
 }
 
 static const char *arg_text(struct args *a, int i)

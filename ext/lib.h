@@ -25,6 +25,9 @@ void libs_forked(void);
 int functions_register(struct conn *c);
 int tables_register(struct conn *c);
 
+/* DUST_MISUSE if a URI, with its parameters behind the name, asks for what a member's database cannot be. */
+int lib_check_uri(struct sqlite_lib *lib, const char *name, struct err *e);
+
 /* Make the main database of an open connection, which is a member's, go through dust. Error text into *e. */
 int lib_adopt(struct conn *c, struct hosted *h, struct err *e);
 

@@ -389,10 +389,7 @@ static int f_control(sqlite3_file *file, int op, void *arg)
     case SQLITE_FCNTL_PRAGMA:
         return file_pragma(f, arg);
     case SQLITE_FCNTL_PDB:
-        if (f->conn == NULL && *(sqlite3 **)arg != NULL) {
-            f->conn = *(sqlite3 **)arg;
-            f->lib->host->connected(f->lib, f, f->conn);
-        }
+        file_connection(f, *(sqlite3 **)arg);
         return SQLITE_OK;
     case SQLITE_FCNTL_VFSNAME:
         *(char **)arg = f->lib->api->mprintf("dust/%s", f->lib->base->zName);

@@ -36,6 +36,7 @@ struct dfile {
     struct remote remote; /* used while the member is hosted by another process */
     struct dfile *next;  /* of the same connection */
     sqlite3 *conn;       /* NULL until known */
+    bool shared;         /* another connection has it too, by a shared cache */
     sqlite3_file *real;  /* the file underneath */
     const sqlite3_io_methods *real_methods;
     bool forked; /* inherited from the process that this one was forked from: see forked.h */
@@ -106,6 +107,10 @@ void file_return_turn(struct dfile *f);
 int file_wait_to_show(struct dfile *f);
 
 /* ---- between file.c, forked.c, lock.c, seal.c and pragma.c ---- */
+
+/* A connection has this file. A second one is refused, and from then on any lock: a file has one connection's hook and
+ * transaction, and does not know which of them it is that calls. */
+void file_connection(struct dfile *f, sqlite3 *conn);
 
 /* Take or raise, lower or give up SQLite's lock. A SQLite code. */
 int file_lock(struct dfile *f, int level);

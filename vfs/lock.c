@@ -372,12 +372,42 @@ static int lock_reserved(struct dfile *f)
     return SQLITE_OK;
 }
 
+static void say_shared(struct err *e)
+{
+    err_set(e, DUST_REFUSED,
+        "two connections share one cache of a member's database, which dust does not support: leave the shared cache out "
+        "and close both");
+}
+
+void file_connection(struct dfile *f, sqlite3 *conn)
+{
+    struct err e;
+
+    if (conn == NULL || conn == f->conn) {
+        return;
+    }
+    if (f->conn == NULL) {
+        f->conn = conn;
+        f->lib->host->connected(f->lib, f, conn);
+        return;
+    }
+    f->shared = true;
+    say_shared(&e);
+    f->lib->host->failed(f->lib, conn, SQLITE_CANTOPEN, &e);
+}
+
 int file_lock(struct dfile *f, int level)
 {
+    struct err e;
     int rc = SQLITE_OK;
 
     if (f->lock >= level) {
         return SQLITE_OK;
+    }
+    if (f->shared) {
+        say_shared(&e);
+        file_fail(f, &e, false);
+        return SQLITE_CANTOPEN;
     }
     if (f->lock == SQLITE_LOCK_NONE) {
         rc = lock_shared(f);
