@@ -192,6 +192,16 @@ int lib_check_uri(struct sqlite_lib *lib, const char *name, struct err *e)
             "cache=shared: a member's database cannot be opened with a shared cache; leave it out: its readers and writers "
             "do not hold up each other");
     }
+    for (int i = 0; i < 2; i++) {
+        const char *name_of[2] = {"immutable", "nolock"};
+
+        if (lib->api->uri_boolean(name, name_of[i], 0)) {
+            return err_set(e, DUST_MISUSE,
+                "%s: a member's database cannot be opened so: others change it, and without a lock a reader has no "
+                "snapshot; mode=ro opens it for reading only",
+                name_of[i]);
+        }
+    }
     return DUST_OK;
 }
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from cluster import SLOW, scaled
+from cluster import SLOW, plain, scaled
 
 
 @pytest.fixture(params=[False, True], ids=["hook", "no hook"])
@@ -144,6 +144,20 @@ def test_read_only_connections(two):
     two.sql("PRAGMA query_only=ON", conn="two")
     assert two.error("UPDATE t SET x = 6", conn="two").name.startswith("SQLITE_READONLY")
     assert two.one("SELECT x FROM t", conn="two") == 5
+
+
+@pytest.mark.parametrize("parameter", ["immutable", "nolock"])
+def test_no_reading_without_a_snapshot(two, parameter):
+    """Several versions in one SELECT."""
+    for on in ("1", "yes"):
+        e = two.open_error("file:%s?%s=%s" % (two.path, parameter, on), uri=True)
+        assert parameter in e.text and "mode=ro" in e.text, e
+    two.open("file:%s?%s=0&mode=ro" % (two.path, parameter), conn="r", uri=True)
+    assert two.one("SELECT count(*) FROM t", conn="r") == 1
+    path = two.box.path("plain.db")
+    plain(path, "CREATE TABLE t(x)")
+    two.open("file:%s?%s=1" % (path, parameter), conn="p", uri=True)
+    assert two.one("SELECT count(*) FROM t", conn="p") == 0
 
 
 def test_shared_cache(two):
