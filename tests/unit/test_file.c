@@ -520,6 +520,31 @@ static void test_what_keeps_its_lock_writes_once(void **state)
     sqlite3_close(b);
 }
 
+static void test_what_keeps_its_lock_may_begin_again_after_a_void_commit(void **state)
+{
+    sqlite3 *a, *b = connection();
+    char sql[192];
+
+    (void)state;
+    assert_int_equal(sqlite3_open(":memory:", &a), SQLITE_OK);
+    snprintf(sql, sizeof sql, "ATTACH '%s' AS d; PRAGMA locking_mode=EXCLUSIVE", path);
+    assert_int_equal(run(a, sql), SQLITE_OK);
+    mode = SAY_VOID;
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(100)"), SQLITE_BUSY_SNAPSHOT);
+    mode = AGREE;
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(2)"), SQLITE_OK); /* it is the first commit still */
+    assert_int_equal(number(b, "SELECT sum(x) FROM t"), 3);
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(100)"), SQLITE_IOERR_LOCK);
+    assert_int_equal(run(b, "INSERT INTO t VALUES(3)"), SQLITE_OK);
+    assert_int_equal(run(a, "PRAGMA d.locking_mode=NORMAL"), SQLITE_OK);
+    run(a, "SELECT count(*) FROM d.t");
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(4)"), SQLITE_OK);
+    assert_int_equal(number(a, "SELECT sum(x) FROM d.t"), 10);
+    assert_int_equal(number(b, "SELECT sum(x) FROM t"), 10);
+    sqlite3_close(a);
+    sqlite3_close(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -537,6 +562,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_page_that_cannot_be_read_is_not_called_malformed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_rollback_after_the_commit_point_changes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_keeps_its_lock_writes_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            test_what_keeps_its_lock_may_begin_again_after_a_void_commit, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
