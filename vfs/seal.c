@@ -163,7 +163,8 @@ done:
     return rv;
 }
 
-/* 3 and 4, by the process that hosts the member. The transaction's pages are this process's memory. */
+/* 3 and 4, by the process that hosts the member, which passes the turn on. It may be this one by now, and the turn one that
+ * was taken here: that is passed on when the transaction has ended. The transaction's pages are this process's memory. */
 static int commit_there(struct dfile *f, struct vid *id, uint64_t *after, struct err *e)
 {
     struct sealed *sealed;
@@ -172,7 +173,6 @@ static int commit_there(struct dfile *f, struct vid *id, uint64_t *after, struct
     if (rv == DUST_OK) {
         *id = sealed->id;
         rv = remote_commit(f, sealed, after, e);
-        f->has_turn = rv == DUST_OK ? false : f->has_turn;
     }
     return rv;
 }
@@ -234,8 +234,12 @@ int file_commit(struct dfile *f)
     uint64_t after = 0;
     struct err e;
     bool yes;
-    int rv = is_commit(f, &yes);
+    int rv;
 
+    if (f->committed) {
+        return SQLITE_OK; /* SQLite rolls back what is agreed on already: see file_unlock */
+    }
+    rv = is_commit(f, &yes);
     if (rv != SQLITE_OK || !yes) {
         return rv;
     }
@@ -250,5 +254,7 @@ int file_commit(struct dfile *f)
         return failed(f, rv, &id, after, &e);
     }
     f->committed = true;
+    f->next_id = id;
+    f->next_after = after;
     return SQLITE_OK;
 }

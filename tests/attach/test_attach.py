@@ -228,6 +228,28 @@ def test_reader_in_a_transaction(box):
     assert value(w, "SELECT n FROM counter WHERE id = 0") == 2
 
 
+def test_turn_of_one_that_takes_over(box):
+    """It commits what it began before; and the turn that it took for that is free at once."""
+    a = box.member("a")
+    a.open("file:%s?vfs=dust&bind=%s" % (a.path, a.address), uri=True)
+    a.sql("CREATE TABLE t(x)")
+    w = attach(box, a, "w")
+    w.open(a.path, conn="two", timeout=5)
+    w.sql("SELECT * FROM t")
+    w.sql("SELECT * FROM t", conn="two")
+    for i in range(2):
+        w.sql("BEGIN")
+        w.sql("SELECT * FROM t")
+        if i == 0:
+            a.kill9()
+        wait_until("it hosts", lambda: dict(w.sql("SELECT name, value FROM dust_status", conn="two"))["host_pid"] == w.pid, 60)
+        w.sql("INSERT INTO t VALUES(1)")
+        w.sql("COMMIT")
+        assert dict(w.sql("SELECT name, value FROM dust_status", conn="two"))["turn_held"] == 0
+        w.sql("INSERT INTO t VALUES(2)", conn="two")
+    assert w.one("SELECT count(*) FROM t") == 4
+
+
 def test_a_host_that_ends(box):
     """It ends by itself: the others wait for the next one, and hear of no error."""
     a, b, c = three(box)
