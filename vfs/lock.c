@@ -468,6 +468,7 @@ static void step_back(struct dfile *f)
         txn_reset(&f->txn);
         store_unpin(f->next_store, &f->next_snap);
     }
+    f->remote.resent = false;
     f->pager_seq = UINT64_MAX;
     f->unknown = f->next_id;
     f->unknown_after = f->next_after;
