@@ -6,6 +6,7 @@
 #include "tests/sim/faults.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/sim/client.h"
@@ -177,11 +178,9 @@ static void bad_disk(struct machine *m, enum fault f)
 
 /* ---- through SQL ---- */
 
-struct errand {
+struct errand { /* of the task that is on it, which may die with its machine */
     struct machine *on, *about;
 };
-
-static struct errand errands[MACHINES_MAX + 1]; /* by whom they are about */
 
 static void transfer_run(void *arg)
 {
@@ -272,14 +271,16 @@ static void replace_removed(void)
 static void errand(struct machine *about, void (*run)(void *arg), const char *name)
 {
     struct machine *on = any_machine();
+    struct errand *e;
 
     if (about->open && about->member && on->open && on != about) {
         if (run == replace_run) {
             faults.replacing_ns = world.now_ns + REPLACE_NS;
             about->leaving = true;
         }
-        errands[about->number] = (struct errand){.on = on, .about = about};
-        task_spawn(on, name, run, &errands[about->number]);
+        e = must(malloc(sizeof *e));
+        *e = (struct errand){.on = on, .about = about};
+        task_spawn(on, name, run, e);
     }
 }
 
@@ -391,9 +392,9 @@ void faults_fold(struct machine *m)
 }
 
 /* A member that is coming up writes as well. */
-void faults_write(struct machine *m)
+void faults_write(struct machine *m, bool first)
 {
-    if (faults.has[FAULT_WRITE] && m->up && m->member && chance(m->open ? 15 : 500)) {
+    if (faults.has[FAULT_WRITE] && m->up && m->member && chance(!m->open || first ? 500 : 15)) {
         event_at(world.now_ns + chance_below(300 * US_NS), chance(6000) ? power_fails : is_killed, m);
     }
 }
@@ -416,7 +417,11 @@ void faults_vary(void)
     client_habits.think_ns = thinks_ms[chance_below(6)] * MS_NS;
     client_habits.write = (unsigned)chance_between(30, 90);
     client_habits.hookless = chance(3000) ? 100 : chance(3000) ? 0 : 20;
-    client_habits.bytes = chance(500) ? 100000 : chance(1000) ? 20000 : chance(3000) ? 3000 : 300;
+    client_habits.bytes = chance(1000) ? 20000 : chance(3000) ? 3000 : 300;
+    if (chance(400)) { /* what is sent together may need more than one file of the log */
+        client_habits.bytes = 200000;
+        client_habits.large = 4000;
+    }
     machine_habits.clients = (unsigned)chance_between(1, 3);
     machine_habits.timeout_ms = chance(3000) ? 3000 : chance(5000) ? 800 : 150;
     if (chance(5000)) {

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define FILES_PATH_MAX 64
-#define FILES_NAMES_MAX 48
+#define FILES_NAMES_MAX 160
 
 struct machine;
 struct file;

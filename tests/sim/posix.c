@@ -235,9 +235,11 @@ static ssize_t write_through(struct descriptor *d, const uint8_t *p, size_t n, s
     n = taken(m, n);
     first = some_blocks(n);
     d->writing = true;
-    faults_write(m);
+    faults_write(m, d->file->log && at == 0);
     file_store_blocks(d->file, at, p, first);
-    files_take_time(m);
+    for (unsigned n_times = chance(50) ? 20 : 1; n_times > 0; n_times--) { /* now and then a disk hesitates */
+        files_take_time(m);
+    }
     if (files_write_fails(m)) {
         file_store_blocks(d->file, at + first, p + first, some_blocks(n - first));
         d->writing = false;
