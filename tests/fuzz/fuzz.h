@@ -86,10 +86,7 @@ static inline bool all_are(const void *data, uint8_t value, size_t n)
 {
     const uint8_t *p = data;
 
-    for (; n > 0 && *p == value; n--) {
-        p++;
-    }
-    return n == 0;
+    return n == 0 || (*p == value && memcmp(p, p + 1, n - 1) == 0);
 }
 
 /* ---- errors ---- */
@@ -113,6 +110,21 @@ static inline void check_err(const struct err *e, int rv)
     }
 }
 
+/* ---- hashes ---- */
+
+#define FUZZ_KEY "the key that the fuzzer knows!!" /* of the log, for what is keyed; 32 bytes */
+
+/* BLAKE2b-128, of which dust's checksums and ids are made. */
+static inline void blake(uint8_t out[16], const void *data, size_t n)
+{
+    crypto_generichash(out, 16, data, n, NULL, 0);
+}
+
+static inline void blake_keyed(uint8_t out[16], const void *data, size_t n, const uint8_t key[32])
+{
+    crypto_generichash(out, 16, data, n, key, 32);
+}
+
 /* ---- numbers in buffers ---- */
 
 static inline void le_put(uint8_t *p, uint64_t v, unsigned n)
@@ -130,12 +142,6 @@ static inline uint64_t le_get(const uint8_t *p, unsigned n)
         v |= (uint64_t)p[i] << (8 * i);
     }
     return v;
-}
-
-/* BLAKE2b-128, of which dust's checksums and ids are made. */
-static inline void blake(uint8_t out[16], const void *data, size_t n)
-{
-    crypto_generichash(out, 16, data, n, NULL, 0);
 }
 
 #endif

@@ -5,61 +5,9 @@
  * same when it is encoded and decoded again. */
 #include "raft/wire.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/heap.h"
 
 #define HEAD_FIXED 47
-
-/* ---- memory that runs out ---- */
-
-static unsigned fail_at, n_allocated; /* fail_at 0: none fails */
-
-static bool fails(void)
-{
-    return ++n_allocated == fail_at;
-}
-
-static void *heap_malloc(void *ctx, size_t n)
-{
-    (void)ctx;
-    return fails() ? NULL : malloc(n);
-}
-
-static void heap_free(void *ctx, void *p)
-{
-    (void)ctx;
-    free(p);
-}
-
-static void *heap_calloc(void *ctx, size_t n, size_t size)
-{
-    (void)ctx;
-    return fails() ? NULL : calloc(n, size);
-}
-
-static void *heap_realloc(void *ctx, void *p, size_t n)
-{
-    (void)ctx;
-    return fails() ? NULL : realloc(p, n);
-}
-
-static void *heap_aligned(void *ctx, size_t alignment, size_t n)
-{
-    (void)ctx;
-    return fails() ? NULL : aligned_alloc(alignment, n);
-}
-
-static void heap_aligned_free(void *ctx, size_t alignment, void *p)
-{
-    (void)ctx;
-    (void)alignment;
-    free(p);
-}
-
-static struct raft_heap heap = {.malloc = heap_malloc,
-    .free = heap_free,
-    .calloc = heap_calloc,
-    .realloc = heap_realloc,
-    .aligned_alloc = heap_aligned,
-    .aligned_free = heap_aligned_free};
 
 /* ---- messages ---- */
 
@@ -249,23 +197,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (data[0] & 1) {
         put_right(buf, size - 1);
     }
-    raft_heap_set(&heap);
-    fail_at = data[0] >> 1 & 7;
-    n_allocated = 0;
+    heap_begin(data[0] >> 1 & 7);
     err_clear(&e);
     rv = wire_decode(buf, size - 1, &h, &b, &e);
     check_err(&e, rv);
-    if (fail_at != 0 && n_allocated >= fail_at) {
+    if (heap_end()) {
         check(rv == DUST_NOMEM);
     } else {
         check(rv == DUST_OK || rv == DUST_CORRUPT || rv == DUST_VERSION);
     }
-    fail_at = 0;
     if (rv == DUST_OK) {
         check_message(&h, &b, buf, size - 1);
         round_trip(&h, &b, buf, size - 1);
     }
     wire_body_free(&h, &b); /* harmless after a failure */
+    check(n_held == 0);
     free(buf);
     return 0;
 }

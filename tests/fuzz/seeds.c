@@ -3,11 +3,14 @@
  *     seeds FOLDER
  *
  * The folders must exist. How each target reads its input stands at the top of its file. */
+#include "raft/batch.h"
 #include "raft/channel.h"
 #include "raft/descriptor.h"
 #include "raft/fetch.h"
 #include "raft/member.h"
 #include "raft/roster.h"
+#include "raft/snapshot.h"
+#include "raft/termfile.h"
 #include "raft/wire.h"
 #include "tests/fuzz/fuzz.h"
 #include "vfs/delta.h"
@@ -406,38 +409,158 @@ static void fetch_seeds(void)
     }
 }
 
-/* ---- the log's segments ---- */
+/* ---- the log's files ---- */
 
-static void add_batch(unsigned n, unsigned size)
+static const uint8_t key[] = FUZZ_KEY;
+
+/* Sealed; n entries of these bytes each. */
+static size_t batch_of(uint8_t *out, const struct batch *like, uint32_t n, uint32_t size)
 {
-    uint8_t data[64] = {7, 7, 7};
+    static const uint8_t data[6000] = "an entry of the log";
+    struct batch b = *like;
+    size_t at = BATCH_HEAD;
 
-    add_number(0, 8); /* the checksums are put right by the target */
-    add_number(n, 8);
-    for (unsigned i = 0; i < n; i++) {
-        add_number(3, 8);
-        add_number(1, 4);
-        add_number(size, 4);
+    for (uint32_t i = 0; i < n; i++) {
+        struct batch_entry entry = {.term = 3 + i, .data = data, .size = size, .type = (uint8_t)(1 + i % 3)};
+
+        at = batch_put(out, at, &entry);
     }
-    for (unsigned i = 0; i < n; i++) {
-        add(data, size);
+    b.n = n;
+    b.size = (uint32_t)at;
+    return batch_seal(out, &b, key);
+}
+
+static void batch_seeds(void)
+{
+    static const struct {
+        uint32_t n, size;
+    } of[] = {{1, 8}, {3, 21}, {2, 300}, {0, 0}, {1, 0}, {1, 4096 - 72 - 16}};
+    const struct batch follows = {.seq = 2ull << 32 | 5, .follows = 2ull << 32 | 4, .first = 77, .floor = 12};
+    const struct batch anew = {.seq = 1ull << 32 | 1, .first = 1000, .kind = BATCH_ANEW};
+    uint8_t out[2 * BATCH_BLOCK];
+
+    for (unsigned i = 0; i < 6; i++) {
+        size_t whole = batch_of(out, i % 2 ? &anew : &follows, of[i].n, of[i].size), used = (size_t)le_get(out + 60, 4);
+
+        for (unsigned how = 0; how < 3; how++) {
+            begin(how | (i & 3) << 2);
+            add_number(7 * i, 2);
+            add_number(i, 1);
+            add(out, i == 0 ? whole : used);
+            save("batch");
+        }
+    }
+    for (unsigned i = 0; i < 4; i++) { /* a description */
+        begin(3 | i << 2);
+        add_number(70 + i, 2);
+        add_number(1, 1);
+        add_number(i, 1);
+        for (unsigned k = 0; k < 4; k++) { /* follows, seq, first, floor */
+            add_number(i == 3 ? 0xff : k * i, 1);
+            add_number(UINT64_MAX - k, i == 3 ? 8 : 0);
+        }
+        for (unsigned k = 0; k < 3 * i; k++) { /* term, type, size, where it begins */
+            add_number(k, 1);
+            add_number(k % 4, 1);
+            add_number(i == 2 ? 0xf0 : 10 * k, 1);
+            add_number(1000 * k, i == 2 ? 8 : 0);
+            add_number(k, 1);
+        }
+        save("batch");
     }
 }
 
-static void segments_seeds(void)
+/* The file that a member has after so many elections. */
+static void termfile_seeds(void)
 {
-    for (unsigned flags = 0; flags < 8; flags++) {
-        begin(flags);
-        add_number(1, 8);
-        add_batch(1, 8);
-        add_batch(3, 16);
-        add_batch(2, 64);
-        save("segments");
+    char dir[] = "/tmp/dust-seeds-XXXXXX", path[64];
+    uint8_t file[TERMFILE_SIZE];
+    struct termfile t;
+    FILE *f;
+
+    check(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/term", dir);
+    check(termfile_open(&t, dir, true, NULL) == DUST_OK);
+    for (unsigned i = 0; i < 3; i++) {
+        f = fopen(path, "rb");
+        check(f != NULL && fread(file, 1, sizeof file, f) == sizeof file);
+        fclose(f);
+        begin(32);
+        add_number(i * 64 + 20, 2);
+        add_number(1, 1);
+        add(file, sizeof file);
+        save("termfile");
+        for (unsigned right = 0; right < 4; right++) {
+            begin(right == 0 ? 0 : right == 1 ? 64 | 7 : right == 2 ? 24 | 7 : 2);
+            add_number(i * 64 + 20, 2);
+            add_number(1, 1);
+            for (unsigned k = 0; k < 3; k++) {
+                add(file + (size_t)k * TERMFILE_BLOCK, 64);
+            }
+            save("termfile");
+        }
+        check(termfile_set(&t, 5 + i, i * 7, 1 + i, NULL) == DUST_OK);
     }
-    begin(2);
-    add_number(0, 8);
-    add_number(0, 8);
-    save("segments");
+    termfile_close(&t);
+    remove(path);
+    remove(dir);
+}
+
+static void snapshot_seeds(void)
+{
+    static const char *const addresses[] = {"10.0.0.1:4001", "[::1]:4002", "localhost:80"};
+    char dir[] = "/tmp/dust-seeds-XXXXXX", path[64];
+    uint8_t file[1024], content[DESCRIPTOR_SIZE];
+    struct descriptor d = {.index = 1000, .page_size = 4096, .n_pages = 77, .id = {{1}}, .cluster = {{2}}};
+    struct raft_buffer buf = {content, sizeof content};
+    struct raft_snapshot s = {.index = 1000, .term = 7, .configuration_index = 900, .bufs = &buf, .n_bufs = 1};
+
+    check(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/snapshot", dir);
+    descriptor_write(&d, content);
+    raft_configuration_init(&s.configuration);
+    for (unsigned i = 0; i < 3; i++) {
+        size_t n, conf;
+        FILE *f;
+
+        check(raft_configuration_add(&s.configuration, 7 + i, addresses[i], (int)(i + 1) % 3) == 0);
+        buf.len = i == 1 ? 0 : sizeof content;
+        check(snapshot_save(dir, key, &s, NULL) == DUST_OK);
+        f = fopen(path, "rb");
+        check(f != NULL);
+        n = fread(file, 1, sizeof file, f);
+        fclose(f);
+        conf = (size_t)le_get(file + 32, 4);
+        for (unsigned how = 0; how < 5; how++) {
+            begin(how < 4 ? how : 0xe0 | 2);
+            add_number(i + 21 * how, 2);
+            add_number(i, 1);
+            add(file + (how == 3 ? 40 : 0), how == 3 ? conf : how == 0 ? n : n - 16);
+            save("snapshot");
+        }
+        for (unsigned refused = 1; refused < 8; refused++) {
+            begin(refused << 2);
+            add_number(0, 3);
+            add(file, n);
+            save("snapshot");
+        }
+    }
+    raft_configuration_close(&s.configuration);
+    remove(path);
+    remove(dir);
+    for (size_t n = ADDRESS_TEXT_MAX - 1; n <= ADDRESS_TEXT_MAX; n++) { /* the longest address, and one that is too long */
+        char address[ADDRESS_TEXT_MAX + 1] = {0};
+
+        memset(address, 'a', n);
+        begin(3);
+        add_number(0, 3);
+        add_number(1, 1);
+        add_number(1, 8);
+        add_number(7, 8);
+        add(address, n + 1);
+        add_number(RAFT_VOTER, 1);
+        save("snapshot");
+    }
 }
 
 /* ---- journals ---- */
@@ -617,8 +740,36 @@ static void channel_seeds(void)
     save("key");
 }
 
+/* Keys and nonces that are the same each time. */
+static const char *no_name(void)
+{
+    return "none";
+}
+
+static void no_random(void *const out, const size_t n)
+{
+    static uint64_t state = 1;
+
+    for (size_t i = 0; i < n; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        ((uint8_t *)out)[i] = (uint8_t)(state >> 56);
+    }
+}
+
+static uint32_t no_number(void)
+{
+    uint32_t v;
+
+    no_random(&v, sizeof v);
+    return v;
+}
+
+static struct randombytes_implementation not_random = {
+    .implementation_name = no_name, .random = no_number, .buf = no_random};
+
 int main(int argc, char **argv)
 {
+    randombytes_set_implementation(&not_random);
     if (argc != 2 || sodium_init() < 0) {
         fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
         return 2;
@@ -628,7 +779,9 @@ int main(int argc, char **argv)
     entry_seeds();
     delta_seeds();
     sums_seeds();
-    segments_seeds();
+    batch_seeds();
+    termfile_seeds();
+    snapshot_seeds();
     member_seeds();
     address_seeds();
     roster_seeds();
