@@ -79,7 +79,7 @@ static int scan_file(struct search *s, struct log_file *f, const char *path, str
     struct stat st;
     int rv;
 
-    if (lstat(path, &st) != 0) {
+    if (stat(path, &st) != 0) {
         return err_sys(e, errno, "cannot look at %s", smallfile_shown(path));
     }
     if (!S_ISREG(st.st_mode) || (size_t)st.st_size > LOG_FILE_MAX) {

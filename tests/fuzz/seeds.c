@@ -548,6 +548,19 @@ static void snapshot_seeds(void)
     raft_configuration_close(&s.configuration);
     remove(path);
     remove(dir);
+    for (size_t n = ADDRESS_TEXT_MAX - 1; n <= ADDRESS_TEXT_MAX; n++) { /* the longest address, and one that is too long */
+        char address[ADDRESS_TEXT_MAX + 1] = {0};
+
+        memset(address, 'a', n);
+        begin(3);
+        add_number(0, 3);
+        add_number(1, 1);
+        add_number(1, 8);
+        add_number(7, 8);
+        add(address, n + 1);
+        add_number(RAFT_VOTER, 1);
+        save("snapshot");
+    }
 }
 
 /* ---- journals ---- */
