@@ -75,12 +75,16 @@ static int scan(struct search *s, struct log_file *f, const uint8_t *p)
 
 static int scan_file(struct search *s, struct log_file *f, const char *path, struct err *e)
 {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), rv;
     uint8_t *buf;
     struct stat st;
-    int rv;
 
-    if (stat(path, &st) != 0) {
-        return err_sys(e, errno, "cannot look at %s", smallfile_shown(path));
+    rv = fd < 0 || fstat(fd, &st) != 0 ? err_sys(e, errno, "cannot look at %s", smallfile_shown(path)) : DUST_OK;
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (rv != DUST_OK) {
+        return rv;
     }
     if (!S_ISREG(st.st_mode) || (size_t)st.st_size > LOG_FILE_MAX) {
         return err_set(e, DUST_CORRUPT, "%s is not a file of the log", smallfile_shown(path));
