@@ -49,6 +49,16 @@ int lib_int(struct sqlite_lib *lib, sqlite3 *db, const char *sql)
     return n;
 }
 
+void lib_unlock(struct sqlite_lib *lib, sqlite3 *db, const char *name)
+{
+    char *sql = lib->api->mprintf("PRAGMA \"%w\".locking_mode=NORMAL", name);
+
+    if (sql != NULL) {
+        lib_int(lib, db, sql);
+    }
+    lib->api->free(sql);
+}
+
 void libs_forked(void)
 {
     pthread_mutex_init(&libs.mutex, NULL);
@@ -173,6 +183,28 @@ static int read_parameters(
     return DUST_OK;
 }
 
+int lib_check_uri(struct sqlite_lib *lib, const char *name, struct err *e)
+{
+    const char *cache = lib->api->uri_parameter(name, "cache");
+
+    if (cache != NULL && strcmp(cache, "shared") == 0) {
+        return err_set(e, DUST_MISUSE,
+            "cache=shared: a member's database cannot be opened with a shared cache; leave it out: its readers and writers "
+            "do not hold up each other");
+    }
+    for (int i = 0; i < 2; i++) {
+        const char *name_of[2] = {"immutable", "nolock"};
+
+        if (lib->api->uri_boolean(name, name_of[i], 0)) {
+            return err_set(e, DUST_MISUSE,
+                "%s: a member's database cannot be opened so: others change it, and without a lock a reader has no "
+                "snapshot; mode=ro opens it for reading only",
+                name_of[i]);
+        }
+    }
+    return DUST_OK;
+}
+
 static void read_environment(const char *path, struct start_options *o, bool *given)
 {
     const char *list = getenv("DUST_DB"), *bind = getenv("DUST_BIND"), *join = getenv("DUST_JOIN"),
@@ -228,7 +260,7 @@ static int host_open(struct sqlite_lib *lib, const char *name, struct database *
 {
     struct start_options o;
     struct hosted *h = NULL;
-    bool given, from_env = false;
+    bool given, from_env = false, member;
     int rv;
 
     start_options_init(&o);
@@ -236,15 +268,20 @@ static int host_open(struct sqlite_lib *lib, const char *name, struct database *
     if (rv != DUST_OK) {
         return rv;
     }
-    if (registry_find(name, (int)strlen(name)) != NULL || registry_is_member_path(name)) {
+    member = registry_find(name, (int)strlen(name)) != NULL || registry_is_member_path(name);
+    if (!member && !given) {
+        read_environment(name, &o, &from_env);
+    }
+    if (!member && o.bind == NULL) {
+        return DUST_OK; /* an ordinary file */
+    }
+    rv = lib_check_uri(lib, name, e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    if (member) {
         rv = registry_resume(lib, name, &o, &h, e);
     } else {
-        if (!given) {
-            read_environment(name, &o, &from_env);
-        }
-        if (o.bind == NULL) {
-            return DUST_OK; /* an ordinary file */
-        }
         if (o.join != NULL) {
             rv = registry_join(lib, name, &o, &h, e);
         } else {
@@ -331,11 +368,16 @@ int lib_adopt(struct conn *c, struct hosted *h, struct err *e)
             "this connection has read the database as a read-only one already: load dust before using it, or open it "
             "again");
     }
+    rv = lib_check_uri(c->lib, api->db_filename(c->db, "main"), e);
+    if (rv != DUST_OK) {
+        return rv;
+    }
     /* The methods first: reading the schema, as the PRAGMA does, must not see the mark. */
     rv = file_adopt(c->lib, h->db, file, c->db, e);
     if (rv != DUST_OK) {
         return rv;
     }
+    lib_unlock(c->lib, c->db, "main");
     if (api->prepare_v2(c->db, "PRAGMA main.journal_mode=MEMORY", -1, &stmt, NULL) == SQLITE_OK &&
         api->step(stmt) == SQLITE_ROW) {
         memory = strcasecmp((const char *)api->column_text(stmt, 0), "memory") == 0;

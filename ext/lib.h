@@ -14,12 +14,19 @@ struct sqlite_lib *lib_at(unsigned number);
 /* The integer that a statement (a PRAGMA, mostly) gives on this connection; 0 if it gives none. */
 int lib_int(struct sqlite_lib *lib, sqlite3 *db, const char *sql);
 
+/* Take the database of this name of a connection out of locking_mode=EXCLUSIVE: a pager in it never asks for a lock again,
+ * so that it would have neither a newer snapshot nor the turn. */
+void lib_unlock(struct sqlite_lib *lib, sqlite3 *db, const char *name);
+
 /* In a forked child, before anything else. */
 void libs_forked(void);
 
 /* ext/functions.c and ext/tables.c: register everything on a connection. Return a SQLite code. */
 int functions_register(struct conn *c);
 int tables_register(struct conn *c);
+
+/* DUST_MISUSE if a URI, with its parameters behind the name, asks for what a member's database cannot be. */
+int lib_check_uri(struct sqlite_lib *lib, const char *name, struct err *e);
 
 /* Make the main database of an open connection, which is a member's, go through dust. Error text into *e. */
 int lib_adopt(struct conn *c, struct hosted *h, struct err *e);

@@ -225,7 +225,7 @@ static int check_pages(struct recovery *r, struct err *e)
 /* What the log has beyond app.db. If it cannot be read, there is still app.db. */
 static int use_log(struct recovery *r, struct err *e)
 {
-    int rv = salvage_run(r->db, &r->self, &r->found, e);
+    int rv = salvage_run(r->db, &r->self, false, &r->found, e);
     char why[ERR_TEXT_MAX];
 
     if (rv != DUST_CORRUPT && !(rv == DUST_IO && r->found.unreadable)) {
@@ -233,7 +233,10 @@ static int use_log(struct recovery *r, struct err *e)
     }
     if (r->force) {
         r->log_lost = true;
-        return DUST_OK;
+        if (rv == DUST_CORRUPT && r->found.unreadable) {
+            rv = salvage_run(r->db, &r->self, true, &r->found, e);
+        }
+        return rv == DUST_NOMEM ? rv : DUST_OK;
     }
     snprintf(why, sizeof why, "%s", e->text);
     /* What is long comes last: the text may be cut. */

@@ -17,21 +17,27 @@
 
 #define ATTACH_MS 15000u /* for a host that is just starting */
 
-/* Was a start cut short before its log was begun? Then what there is of the log is removed. */
-static bool unfinished_start(const char *path, const struct member *self, const struct database_content *content)
+/* Was a start cut short before its log was begun? Then what there is of the log is removed. *yes is set with DUST_OK. */
+static int unfinished_start(
+    const char *path, const struct member *self, const struct database_content *content, bool *yes, struct err *e)
 {
     char name[4096 + 300];
     struct dirent *d;
     bool log;
     DIR *dir;
+    int rv;
 
+    *yes = false;
     if (self->id != 1 || content->n_pages == 0 || content->wal || content->page_size != self->page_size ||
         (content->marked && !vid_equal(&content->id, &self->cluster))) {
-        return false;
+        return DUST_OK;
     }
     snprintf(name, sizeof name, "%s-dust/raft", path);
-    log = storage_begun(name);
-    dir = log ? NULL : opendir(name);
+    rv = storage_begun(name, &log, e);
+    if (rv != DUST_OK || log) {
+        return rv;
+    }
+    dir = opendir(name);
     while (dir != NULL && (d = readdir(dir)) != NULL) {
         if (d->d_name[0] != '.') {
             snprintf(name, sizeof name, "%s-dust/raft/%s", path, d->d_name);
@@ -41,7 +47,8 @@ static bool unfinished_start(const char *path, const struct member *self, const 
     if (dir != NULL) {
         closedir(dir);
     }
-    return !log;
+    *yes = true;
+    return DUST_OK;
 }
 
 /* Who it is, and whether it may be started. */
@@ -108,6 +115,7 @@ static int use_keys(struct database *db, const struct keys *given, struct node_o
 static int host(struct database *db, const struct keys *given, struct node_options *opt, struct node **node, struct err *e)
 {
     struct database_content content;
+    bool unfinished;
     int rv = database_host(db, e);
 
     if (rv == DUST_OK) {
@@ -120,7 +128,11 @@ static int host(struct database *db, const struct keys *given, struct node_optio
         goto fail;
     }
     db->page_size = opt->self.page_size;
-    if (unfinished_start(db->path, &opt->self, &content)) {
+    rv = unfinished_start(db->path, &opt->self, &content, &unfinished, e);
+    if (rv != DUST_OK) {
+        goto fail;
+    }
+    if (unfinished) {
         opt->mode = NODE_BOOTSTRAP;
         opt->n_pages = content.n_pages;
         content.id = opt->self.cluster;

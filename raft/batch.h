@@ -7,7 +7,7 @@
  * Format, little-endian; a block has 4096 bytes:
  *     0  16  BLAKE2b-128 of what follows, up to `size`, keyed with the log's key
  *    16   8  magic "dustlog1"
- *    24   8  seq: of this batch; those of one log only rise. life of the log << 32, plus a number
+ *    24   8  seq: of this batch; those of one log only rise. life of the log << 40, plus a number
  *    32   8  follows: the seq of the batch before; 0: there is none
  *    40   8  first: the index of its first entry; entries of earlier batches from here on are void
  *    48   8  floor: entries before this index are not needed any more
@@ -31,6 +31,7 @@
 #define BATCH_HEAD 72u
 #define BATCH_ENTRY_HEAD 16u
 #define BATCH_KEY_SIZE 32u
+#define BATCH_LIFE_SHIFT 40 /* 2^40 batches in a life, 2^24 lives */
 
 enum batch_kind { BATCH_FOLLOWS, BATCH_ANEW };
 

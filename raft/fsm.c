@@ -64,7 +64,7 @@ static int effect_foreign(struct node *n, raft_index index, struct err *e)
     rv = store_agree(n->db->store, &f->id, &f->parent, f->parts.n_pages, nodes, count, index, &voided, e);
     free(nodes);
     if (rv != DUST_OK) {
-        return rv;
+        return rv == DUST_EXISTS ? DUST_OK : rv; /* it was staged here while its parts were being put together */
     }
     assembly_taken(&f->parts);
     if (voided != NULL) {

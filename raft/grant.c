@@ -141,7 +141,7 @@ static void lose(struct node *n)
 
 /* How long ago, at most, a majority of the voters was in this leader's term: by its own clock, which they echo. When their
  * messages arrived tells nothing: they may have waited in a socket. */
-static uint64_t majority_age_ms(const struct node *n)
+uint64_t grant_majority_age_ms(const struct node *n)
 {
     const struct raft_configuration *conf = &n->raft.configuration;
     uint64_t now = clock_ms(), when[MAX_MEMBERS]; /* latest first; 0: not known */
@@ -291,7 +291,7 @@ static void send_state(struct node *n, raft_id id, const char *address, const ui
     store_agreed(n->db->store, &agreed);
     s.num[5] = agreed.index;
     s.num[6] = clock_ms();
-    s.num[7] = majority_age_ms(n);
+    s.num[7] = grant_majority_age_ms(n);
     s.id[1] = agreed.id;
     s.data = roster;
     s.data_len = (uint32_t)roster_len;

@@ -16,6 +16,16 @@ void heads_note(struct heads *h, uint64_t index, const struct vid *id)
     h->line[at].id = *id;
 }
 
+bool heads_has(const struct heads *h, const struct vid *id)
+{
+    for (unsigned i = h->n, left = HEADS_MAX; i > 0 && left > 0; left--) {
+        if (vid_equal(&h->line[--i % HEADS_MAX].id, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 const struct vid *heads_at(const struct heads *h, uint64_t index)
 {
     unsigned first = h->n > HEADS_MAX ? h->n - HEADS_MAX : 0, lo = first, hi = h->n;

@@ -28,6 +28,9 @@ void heads_begin(struct heads *h, uint64_t index, const struct vid *id);
 /* The entry at `index` made version `id`. Indexes grow. */
 void heads_note(struct heads *h, uint64_t index, const struct vid *id);
 
+/* Was this version noted, as far as is remembered? */
+bool heads_has(const struct heads *h, const struct vid *id);
+
 /* The version as of the entry at `index`, which has been applied: the newest noted at or before it. NULL: not
  * remembered. */
 const struct vid *heads_at(const struct heads *h, uint64_t index);

@@ -103,13 +103,35 @@ static void on_tick(struct raft_io *raft_io)
     }
 }
 
+/* To whatever says that something here is damaged: what its owner can do. */
+static int damaged(int rv, struct err *e)
+{
+    if (rv == DUST_CORRUPT) {
+        err_add(e, ". Its files were changed, or decayed. If other members are well: remove this one there, delete its files "
+                   "here, and join anew; if not: dust_recover()");
+    }
+    return rv;
+}
+
+int io_code(int rv)
+{
+    return rv == RAFT_CORRUPT ? DUST_CORRUPT : rv == RAFT_NOSPACE ? DUST_FULL : rv == RAFT_NOMEM ? DUST_NOMEM : DUST_IO;
+}
+
 static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, raft_io_recv_cb recv)
 {
     struct node *n = io_node(raft_io);
+    int rv;
 
     n->io.tick = tick;
     n->io.recv = recv;
-    return n->io.start(raft_io, ms, on_tick, recv);
+    rv = n->io.start(raft_io, ms, on_tick, recv);
+    if (rv != 0) { /* libraft does not say why */
+        err_set(&n->io.load_err, io_code(rv), "%s",
+            raft_io->errmsg[0] != '\0' ? raft_io->errmsg : "the log cannot be written to");
+        damaged(n->io.load_err.code, &n->io.load_err);
+    }
+    return rv;
 }
 
 static void count_append(struct node *n, const struct append_req *a, int status)
@@ -218,12 +240,15 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
     struct err *e = &n->io.load_err;
     int rv;
 
-    rv = storage_load(n->io.storage, term, voted_for, snapshot, start, entries, n_entries, e);
+    rv = damaged(storage_load(n->io.storage, term, voted_for, snapshot, start, entries, n_entries, e), e);
     if (rv != DUST_OK) {
         return rv == DUST_NOMEM ? RAFT_NOMEM : rv == DUST_CORRUPT ? RAFT_CORRUPT : RAFT_IOERR;
     }
-    if (promise_check_log(&n->promise, n->db->dir, last_loaded(*snapshot, *start, *n_entries), e) != DUST_OK ||
-        promise_check_vote(&n->promise, n->db->dir, *term, *voted_for, e) != DUST_OK) {
+    rv = promise_check_log(&n->promise, n->db->dir, last_loaded(*snapshot, *start, *n_entries), e);
+    if (rv == DUST_OK) {
+        rv = promise_check_vote(&n->promise, n->db->dir, *term, *voted_for, e);
+    }
+    if (damaged(rv, e) != DUST_OK) {
         return RAFT_CORRUPT; /* the process keeps what was loaded: it is lost to libraft, and small */
     }
     cut_entries(n, *start, entries, n_entries);
@@ -404,7 +429,7 @@ int io_init(struct node *n, struct err *e)
     if (n->io.reserve == NULL) {
         return err_set(e, DUST_NOMEM, "out of memory");
     }
-    rv = storage_init(&n->io.storage, io, &n->loop, dir, e);
+    rv = damaged(storage_init(&n->io.storage, io, &n->loop, dir, e), e);
     if (rv != DUST_OK) {
         return rv;
     }
@@ -443,6 +468,7 @@ static void cancel_all(struct node *n)
 
 void io_close_done(struct node *n)
 {
+    storage_join(n->io.storage);
     cancel_all(n);
     if (n->io.closed != NULL) {
         raft_io_close_cb cb = n->io.closed;

@@ -14,7 +14,7 @@
  * Invariants:
  *   - A batch follows, by its number, the last one that is known to be durable. So after a write that failed, of which
  *     nobody knows what became, that very batch may turn up on disk or not, and none stands on it.
- *   - No two batches have the same number: the upper half is the life, which is raised and flushed (termfile.c) before
+ *   - No two batches have the same number: its upper bits are the life, which is raised and flushed (termfile.c) before
  *     anything is written.
  *   - A block that holds a durable batch is not written to until its whole file is not needed any more: all its entries
  *     lie before the floor, and some batch on disk may say so or not; a chain may end in a file that is used again, which
@@ -36,15 +36,22 @@
 #include <unistd.h>
 
 #include "raft/log_impl.h"
+#include "raft/smallfile.h"
 
 #define BATCH_MAX (LOG_ENTRY_MAX + ((size_t)64 << 10)) /* bytes; one entry fits */
 #define SPLIT_MIN ((size_t)128 << 10)                   /* so much room is filled before the next file is begun */
 
 /* ---- files ---- */
 
-/* With the mutex. The current one is full; f is empty. */
+/* With the mutex. The current one is full; f is empty, and open. */
 static void use_file(struct log *l, struct log_file *f)
 {
+    struct log_file *full = l->files.current;
+
+    if (full != NULL) {
+        close(full->fd); /* a program has not so many descriptors */
+        full->fd = -1;
+    }
     *f = (struct log_file){.number = f->number, .fd = f->fd, .bytes = f->bytes};
     *l->files.live_tail = f;
     l->files.live_tail = &f->next;
@@ -233,7 +240,7 @@ static int write_batch(struct log *l, uint64_t life, struct at *at, struct err *
     if (at->op == before.op && at->entry == before.entry) {
         return err_set(e, DUST_TOOBIG, "an entry for the log is larger than %zu bytes", LOG_ENTRY_MAX);
     }
-    b.seq = l->seq >> 32 == life ? l->seq + 1 : (life << 32) + 1;
+    b.seq = l->seq >> BATCH_LIFE_SHIFT == life ? l->seq + 1 : (life << BATCH_LIFE_SHIFT) + 1;
     pthread_mutex_lock(&l->mutex);
     b.floor = l->floor;
     pthread_mutex_unlock(&l->mutex);
@@ -373,25 +380,41 @@ int log_open(struct log **out, const char *dir, struct err *e)
     return DUST_OK;
 }
 
-int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e)
+/* The last batch may be readable and not durable: nobody was told of it. A flush does not help if the kernel has told of its
+ * failure already; so it is written once more, as it is. */
+static int write_last_again(struct log *l, struct err *e)
 {
     struct log_file *f = l->files.current;
+    struct batch b;
+    int rv;
+
+    if (f == NULL) {
+        return DUST_OK;
+    }
+    if (f->used - l->last_at > batch_blocks(BATCH_MAX)) {
+        return err_set(e, DUST_VERSION, "%s/log-%u was written by a dust that this one does not know", l->dir, f->number);
+    }
+    rv = log_file_read(f, l->dir, l->buf, f->used - l->last_at, l->last_at, e);
+    if (rv == DUST_OK && (!batch_open(l->buf, f->used - l->last_at, l->key, &b) || b.seq != l->seq)) {
+        rv = err_set(e, DUST_IO, "%s/log-%u cannot be read twice alike", l->dir, f->number);
+    }
+    rv = rv == DUST_OK ? log_file_open(f, l->dir, e) : rv;
+    return rv == DUST_OK ? log_file_write(f, l->buf, f->used - l->last_at, l->last_at, e) : rv;
+}
+
+int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e)
+{
     struct begin *begin;
     sigset_t all, before;
     int rv;
 
-    if (life <= l->seq >> 32) {
-        return err_set(e, DUST_CORRUPT, "the log in %s has been opened more often than its file `term` says", l->dir);
+    if (life <= l->seq >> BATCH_LIFE_SHIFT || life >> (64 - BATCH_LIFE_SHIFT) != 0) {
+        return err_set(e, DUST_CORRUPT, "the log in %s is damaged: it has been opened more often than its file `term` says", l->dir);
     }
-    /* The last batch may be readable and not durable: nobody was told of it. */
-    if (f != NULL) {
-        rv = log_file_open(f, l->dir, e);
-        if (rv == DUST_OK && fdatasync(f->fd) != 0) {
-            rv = err_sys(e, errno, "cannot flush %s/log-%u", l->dir, f->number);
-        }
-        if (rv != DUST_OK) {
-            return rv;
-        }
+    rv = folder_flush(l->dir, e); /* what names stand for may be readable and not durable */
+    rv = rv == DUST_OK ? write_last_again(l, e) : rv;
+    if (rv != DUST_OK) {
+        return rv;
     }
     begin = malloc(sizeof *begin);
     if (begin == NULL) {

@@ -40,6 +40,10 @@ struct log_content {
 /* For the files in this folder, which exists. DUST_OK, DUST_NOMEM. */
 int log_open(struct log **out, const char *dir, struct err *e);
 
+/* What is missing in the middle is to be no failure of log_load, but the end of what it gives: to save what can be saved. Such
+ * a log is not started. */
+void log_forgive(struct log *l);
+
 /* Read what follows on a snapshot of that index and term (0, 0: there is none). DUST_OK; DUST_CORRUPT: something is
  * missing; DUST_IO, DUST_NOMEM. key: of the batches. Once; nothing is changed on disk. */
 int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, uint64_t term, struct log_content *out,
@@ -84,7 +88,8 @@ bool log_stopped(struct log *l);
 
 void log_close(struct log *l); /* NULL is fine. Waits for the thread. */
 
-/* Was a log ever begun in this folder: is there a file with a batch in it, whole or not? Blocking. */
-bool log_exists(const char *dir);
+/* Was a log ever begun in this folder: is there a file with a batch in it, whole or not? DUST_OK; DUST_IO, DUST_NOMEM: that
+ * cannot be told. Blocking. */
+int log_exists(const char *dir, bool *exists, struct err *e);
 
 #endif

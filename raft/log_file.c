@@ -69,10 +69,11 @@ static int write_all(int fd, const uint8_t *p, size_t n, size_t at)
 static int fill(int fd, size_t bytes)
 {
     uint8_t *zeros = NULL;
-    int rv = posix_fallocate(fd, 0, (off_t)bytes); /* in one piece, and no half of it on a disk that is full */
+    int rv = 0;
 
-    if (rv != 0) {
-        return rv;
+    /* In one piece, and no half of it on a disk that is full. Some file systems cannot. */
+    if (fallocate(fd, 0, 0, (off_t)bytes) != 0 && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINTR) {
+        return errno;
     }
     if (posix_memalign((void **)&zeros, BATCH_BLOCK, CHUNK) != 0) {
         return ENOMEM;
@@ -127,6 +128,33 @@ int log_file_open(struct log_file *f, const char *dir, struct err *e)
     }
     f->fd = open_to_write(path, O_DSYNC);
     return f->fd < 0 ? err_sys(e, errno, "cannot open %s", smallfile_shown(path)) : DUST_OK;
+}
+
+int log_file_read(struct log_file *f, const char *dir, uint8_t *p, size_t n, size_t at, struct err *e)
+{
+    char path[PATH_MAX];
+    int rv = path_of(path, dir, f->number, e), fd;
+    ssize_t got = 0;
+
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return err_sys(e, errno, "cannot open %s", smallfile_shown(path));
+    }
+    while (n > 0 && (got = pread(fd, p, n, (off_t)at)) != 0) {
+        if (got > 0) {
+            p += got;
+            at += (size_t)got;
+            n -= (size_t)got;
+        } else if (errno != EINTR) {
+            rv = err_sys(e, errno, "cannot read %s", smallfile_shown(path));
+            break;
+        }
+    }
+    close(fd);
+    return n != 0 && rv == DUST_OK ? err_set(e, DUST_IO, "%s has become shorter", smallfile_shown(path)) : rv;
 }
 
 int log_file_write(struct log_file *f, const uint8_t *p, size_t n, size_t at, struct err *e)

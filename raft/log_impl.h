@@ -6,9 +6,13 @@
 
 #include "raft/log.h"
 
+#ifndef LOG_FILE_BYTES /* the simulation has smaller ones, and fewer */
 #define LOG_FILE_BYTES ((size_t)4 << 20)
+#endif
 #define LOG_FILE_MAX ((size_t)64 << 20) /* of one that was made by a later version, say */
-#define LOG_FREE_MAX 8u                 /* files that are kept for use again */
+#ifndef LOG_FREE_MAX
+#define LOG_FREE_MAX 8u /* files that are kept for use again */
+#endif
 
 struct log_file {
     struct log_file *next;
@@ -32,6 +36,8 @@ struct log {
     char *dir;
     uint8_t key[BATCH_KEY_SIZE];
     uint64_t seq;   /* of the last batch */
+    size_t last_at; /* where that lies in the current file, after log_load */
+    bool forgiving; /* log_forgive */
     bool anew;      /* what is on disk does not lead to the snapshot: the next batch has to say so */
     uint8_t *buf;   /* the writing thread's; aligned */
 
@@ -59,7 +65,10 @@ int log_file_make(struct log_file **out, const char *dir, unsigned number, struc
 /* Open it for writing, if it is not. */
 int log_file_open(struct log_file *f, const char *dir, struct err *e);
 
-/* Write whole blocks at this offset, durably. */
+/* Read bytes of it; all of them. The rest is as below. */
+int log_file_read(struct log_file *f, const char *dir, uint8_t *p, size_t n, size_t at, struct err *e);
+
+/* Write whole blocks at this offset, durably. DUST_OK, DUST_IO, DUST_FULL. */
 int log_file_write(struct log_file *f, const uint8_t *p, size_t n, size_t at, struct err *e);
 
 void log_file_remove(struct log_file *f, const char *dir); /* and free */

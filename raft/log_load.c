@@ -37,24 +37,6 @@ struct search {
 
 /* ---- which batches there are ---- */
 
-static int read_at(int fd, uint8_t *buf, size_t n, size_t at)
-{
-    while (n > 0) {
-        ssize_t got = pread(fd, buf, n, (off_t)at);
-
-        if (got > 0) {
-            buf += got;
-            at += (size_t)got;
-            n -= (size_t)got;
-        } else if (got == 0) {
-            return EIO; /* it has become shorter */
-        } else if (errno != EINTR) {
-            return errno;
-        }
-    }
-    return 0;
-}
-
 static int note(struct search *s, const struct batch *b, struct log_file *f, size_t at)
 {
     if (s->n == s->room) {
@@ -93,26 +75,27 @@ static int scan(struct search *s, struct log_file *f, const uint8_t *p)
 
 static int scan_file(struct search *s, struct log_file *f, const char *path, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), rv = 0;
-    uint8_t *buf = NULL;
+    uint8_t *buf;
     struct stat st;
+    int rv;
 
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        rv = errno;
-    } else if (!S_ISREG(st.st_mode) || (size_t)st.st_size > LOG_FILE_MAX) {
-        rv = EFBIG;
-    } else if ((buf = malloc((size_t)st.st_size + 1)) == NULL) {
-        rv = ENOMEM;
-    } else {
-        f->bytes = (size_t)st.st_size / BATCH_BLOCK * BATCH_BLOCK;
-        rv = read_at(fd, buf, f->bytes, 0);
-        rv = rv == 0 ? scan(s, f, buf) : rv;
+    if (stat(path, &st) != 0) {
+        return err_sys(e, errno, "cannot look at %s", smallfile_shown(path));
+    }
+    if (!S_ISREG(st.st_mode) || (size_t)st.st_size > LOG_FILE_MAX) {
+        return err_set(e, DUST_CORRUPT, "%s is not a file of the log", smallfile_shown(path));
+    }
+    f->bytes = (size_t)st.st_size / BATCH_BLOCK * BATCH_BLOCK;
+    buf = malloc(f->bytes + 1);
+    if (buf == NULL) {
+        return err_set(e, DUST_NOMEM, "out of memory");
+    }
+    rv = log_file_read(f, s->log->dir, buf, f->bytes, 0, e);
+    if (rv == DUST_OK && scan(s, f, buf) != 0) {
+        rv = err_set(e, DUST_NOMEM, "out of memory");
     }
     free(buf);
-    if (fd >= 0) {
-        close(fd);
-    }
-    return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot read %s", smallfile_shown(path));
+    return rv;
 }
 
 static int scan_all(struct search *s, struct err *e)
@@ -213,11 +196,12 @@ static int refs_add(struct refs *r, struct found *f)
 {
     const struct batch *b = &f->batch;
 
-    if (b->kind == BATCH_ANEW || r->start == 0) {
+    /* What was before may be gone, with more of the log, though it was not cut then: the way begins where it can be read. */
+    if (b->kind == BATCH_ANEW || r->start == 0 || b->first < r->start) {
         r->n = 0;
         r->start = b->first;
     }
-    if (b->first < r->start || b->first > r->start + r->n) {
+    if (b->first > r->start + r->n) {
         return EINVAL;
     }
     r->n = (size_t)(b->first - r->start);
@@ -238,59 +222,51 @@ static int refs_add(struct refs *r, struct found *f)
 }
 
 /* Read a batch again, into memory of libraft's, and hand its entries over, from the first up to `n`. */
-static int take_entries(struct search *s, const struct found *f, struct raft_entry *out, size_t n)
+static int take_entries(struct search *s, const struct found *f, struct raft_entry *out, size_t n, struct err *e)
 {
-    char path[PATH_MAX], name[32];
     uint8_t *p = raft_malloc(f->batch.size);
     size_t at = BATCH_HEAD, i = 0;
     struct batch_entry entry;
     struct batch b;
-    int fd, rv;
+    int rv;
 
     if (p == NULL) {
-        return ENOMEM;
+        return err_set(e, DUST_NOMEM, "out of memory");
     }
-    snprintf(name, sizeof name, "log-%u", f->file->number);
-    rv = smallfile_path(path, s->log->dir, name, NULL) == DUST_OK ? 0 : ENAMETOOLONG;
-    fd = rv == 0 ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
-    rv = fd < 0 ? (rv != 0 ? rv : errno) : read_at(fd, p, f->batch.size, f->at);
-    if (fd >= 0) {
-        close(fd);
+    rv = log_file_read(f->file, s->log->dir, p, f->batch.size, f->at, e);
+    if (rv == DUST_OK && (!batch_open(p, f->batch.size, s->log->key, &b) || b.seq != f->batch.seq)) {
+        rv = err_set(e, DUST_IO, "%s/log-%u cannot be read twice alike", s->log->dir, f->file->number);
     }
-    if (rv == 0 && (!batch_open(p, f->batch.size, s->log->key, &b) || b.seq != f->batch.seq)) {
-        rv = EIO; /* a moment ago it was whole */
+    if (rv != DUST_OK) {
+        raft_free(p);
+        return rv;
     }
-    while (rv == 0 && i < n && batch_next(p, &b, &at, &entry)) {
+    while (i < n && batch_next(p, &b, &at, &entry)) {
         out[i++] = (struct raft_entry){.term = entry.term, .type = entry.type, .batch = p,
             .buf = {.base = p + (entry.data - p), .len = entry.size}};
     }
-    if (rv != 0) {
-        raft_free(p);
-    }
-    return rv;
+    return DUST_OK;
 }
 
-static int take_all(struct search *s, const struct refs *r, struct log_content *out)
+static int take_all(struct search *s, const struct refs *r, struct log_content *out, struct err *e)
 {
+    int rv = DUST_OK;
+
     out->entries = raft_calloc(r->n, sizeof *out->entries);
     if (out->entries == NULL) {
-        return ENOMEM;
+        return err_set(e, DUST_NOMEM, "out of memory");
     }
-    while (out->n < r->n) {
+    while (rv == DUST_OK && out->n < r->n) {
         const struct found *f = r->of[out->n];
         size_t n = 1;
-        int rv;
 
         while (out->n + n < r->n && r->of[out->n + n] == f) {
             n++;
         }
-        rv = take_entries(s, f, out->entries + out->n, n);
-        if (rv != 0) {
-            return rv;
-        }
-        out->n += n;
+        rv = take_entries(s, f, out->entries + out->n, n, e);
+        out->n += rv == DUST_OK ? n : 0;
     }
-    return 0;
+    return rv;
 }
 
 void log_content_free(struct log_content *c)
@@ -313,14 +289,14 @@ static int collect(struct search *s, const struct found *first, struct log_conte
         rv = s->found[i].on_way ? refs_add(&refs, &s->found[i]) : 0;
     }
     out->start = refs.start;
-    if (rv == 0 && refs.n != 0) {
-        rv = take_all(s, &refs, out);
+    if (rv != 0) {
+        rv = rv == ENOMEM ? err_set(e, DUST_NOMEM, "out of memory")
+                          : err_set(e, DUST_CORRUPT, "the log in %s is damaged: it does not hold together", s->log->dir);
+    } else if (refs.n != 0) {
+        rv = take_all(s, &refs, out, e);
     }
     free(refs.of);
-    if (rv == EINVAL) {
-        return err_set(e, DUST_CORRUPT, "the log in %s does not hold together", s->log->dir);
-    }
-    return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot read the log in %s", s->log->dir);
+    return rv;
 }
 
 /* Do the entries lead to the snapshot, or on from it? */
@@ -379,6 +355,26 @@ static void sort_files(struct search *s)
     }
 }
 
+/* Without what comes behind the damage: the last batch before it from which there is a way. */
+static int find_shorter_way(struct search *s, uint64_t snapshot, struct found **first, struct err *e)
+{
+    int rv = find_way(s, snapshot, first, e);
+
+    while (rv == DUST_CORRUPT && s->log->forgiving && *first != s->found) {
+        s->n = (size_t)(*first - s->found);
+        for (size_t i = 0; i < s->n; i++) {
+            s->found[i].on_way = false;
+        }
+        rv = find_way(s, snapshot, first, e);
+    }
+    return rv;
+}
+
+void log_forgive(struct log *l)
+{
+    l->forgiving = true;
+}
+
 static int load(struct search *s, uint64_t index, uint64_t term, struct log_content *out, struct err *e)
 {
     struct log *l = s->log;
@@ -392,12 +388,13 @@ static int load(struct search *s, uint64_t index, uint64_t term, struct log_cont
         return DUST_OK;
     }
     qsort(s->found, s->n, sizeof *s->found, by_seq);
-    rv = find_way(s, index, &first, e);
+    rv = find_shorter_way(s, index, &first, e);
     rv = rv == DUST_OK ? collect(s, first, out, e) : rv;
     if (rv != DUST_OK) {
         return rv;
     }
     l->seq = s->found[s->n - 1].batch.seq;
+    l->last_at = s->found[s->n - 1].at;
     l->floor = s->found[s->n - 1].batch.floor;
     if (index == 0 ? out->start == 1 : leads_on(out, index, term)) {
         l->anew = false;
@@ -405,8 +402,8 @@ static int load(struct search *s, uint64_t index, uint64_t term, struct log_cont
     }
     if (out->start > index + 1) {
         return err_set(e, DUST_CORRUPT,
-            "the log in %s begins with entry %" PRIu64 ", and the snapshot before it ends with entry %" PRIu64, l->dir,
-            out->start, index);
+            "the log in %s is damaged: it begins with entry %" PRIu64 ", and the snapshot before it ends with entry %" PRIu64,
+            l->dir, out->start, index);
     }
     log_content_free(out); /* the snapshot was installed, and the log not begun anew yet */
     out->start = index + 1;
@@ -431,24 +428,47 @@ int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, u
     return rv;
 }
 
-bool log_exists(const char *dir)
+/* Does this file begin with something? */
+static int begins(int folder, const char *name, bool *yes)
+{
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), rv;
+    uint64_t begin = 0;
+    ssize_t n;
+
+    if (fd < 0) {
+        return errno;
+    }
+    do {
+        n = pread(fd, &begin, sizeof begin, 0);
+    } while (n < 0 && errno == EINTR);
+    rv = n < 0 ? errno : 0;
+    *yes = n > 0 && begin != 0;
+    close(fd);
+    return rv;
+}
+
+int log_exists(const char *dir, bool *exists, struct err *e)
 {
     DIR *folder = opendir(dir);
-    bool found = false;
     struct dirent *d;
     unsigned number;
+    int rv = 0;
 
-    while (folder != NULL && !found && (d = readdir(folder)) != NULL) {
-        uint64_t begin = 0;
-        int fd = log_file_number(d->d_name, &number) ? openat(dirfd(folder), d->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
-
-        if (fd >= 0) {
-            found = read_at(fd, (uint8_t *)&begin, sizeof begin, 0) == 0 && begin != 0;
-            close(fd);
+    *exists = false;
+    if (folder == NULL) {
+        return errno == ENOENT ? DUST_OK : err_sys(e, errno, "cannot read the folder %s", dir);
+    }
+    while (rv == 0 && !*exists) {
+        errno = 0;
+        d = readdir(folder);
+        if (d == NULL) {
+            rv = errno;
+            break;
+        }
+        if (log_file_number(d->d_name, &number)) {
+            rv = begins(dirfd(folder), d->d_name, exists);
         }
     }
-    if (folder != NULL) {
-        closedir(folder);
-    }
-    return found;
+    closedir(folder);
+    return rv == 0 ? DUST_OK : err_sys(e, rv, "cannot look for the log in %s", dir);
 }

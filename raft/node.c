@@ -229,8 +229,8 @@ int node_begin_raft(struct node *n, struct err *e)
     raft_set_heartbeat_timeout(&n->raft, n->opt.election_ms / 10 > 0 ? n->opt.election_ms / 10 : 1);
     raft_set_install_snapshot_timeout(&n->raft, 5 * n->opt.election_ms);
     /* The first snapshot of a new cluster is taken at once and leaves out entry 1: what the database held at the start
-     * is in no log, so whoever joins has to begin with a snapshot. Trailing is never 0: to libraft's storage that means
-     * a snapshot installed, and it would count the next entries from there. */
+     * is in no log, so whoever joins has to begin with a snapshot. Trailing is never 0: that means a snapshot installed,
+     * which takes the place of the log (storage.h). */
     raft_set_snapshot_threshold(&n->raft, n->opt.mode == NODE_BOOTSTRAP ? 2 : 1u << 16);
     raft_set_snapshot_trailing(&n->raft, n->opt.mode == NODE_BOOTSTRAP ? 1 : 2048);
     raft_set_pre_vote(&n->raft, true);
@@ -244,8 +244,8 @@ int node_begin_raft(struct node *n, struct err *e)
         }
         raft_configuration_close(&conf);
         if (rv != 0) {
-            return err_set(e, rv == RAFT_CANTBOOTSTRAP ? DUST_EXISTS : DUST_IO, "cannot begin a log in %s/raft: %s",
-                n->db->dir, raft_errmsg(&n->raft));
+            return err_set(e, rv == RAFT_CANTBOOTSTRAP ? DUST_EXISTS : io_code(rv), "cannot begin a log in %s/raft: %s",
+                n->db->dir, n->io.raft_io.errmsg[0] != '\0' ? n->io.raft_io.errmsg : raft_strerror(rv));
         }
     }
     rv = raft_start(&n->raft);
@@ -299,14 +299,14 @@ static void raft_has_closed(struct raft *r)
     n->raft_closed = true;
 }
 
-/* libraft's storage forgets to close a segment after some errors of the disk, and the loop would never end. What is left
- * is closed under it: its memory and a few descriptors are lost. */
+/* A disk that hangs keeps the loop from ending. It ends without the disk, so that peers and programs hear no more of this
+ * instance; what is being written is waited for then (io_close_done). */
 static void on_limit(uv_timer_t *timer)
 {
     struct node *n = timer->data;
 
-    report(&n->db->report, DUST_IO, "the log's storage did not come to an end in %u ms; it is left behind",
-        CLOSE_LIMIT_MS);
+    report(&n->db->report, DUST_IO, "a write of the log in %s/raft has not come to an end for %u ms; it is waited for",
+        n->db->dir, CLOSE_LIMIT_MS);
     uv_walk(&n->loop, close_handle, NULL);
 }
 
@@ -513,7 +513,6 @@ int node_start(struct node **out, struct database *db, const struct node_options
     n->boot = STARTS_BOOT(n->self.starts + (opt->mode == NODE_RESUME), randombytes_random() | 1u);
     n->started_ms = clock_ms();
     starts_load(&n->starts, &n->self);
-    randombytes_buf(&db->origin_seq, sizeof db->origin_seq);
     db->origin = n->self.id;
     n->noted = n->self.file_version;
     store_set_durable(db->store, 0, &n->noted);

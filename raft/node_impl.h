@@ -50,7 +50,7 @@ struct io {
     raft_io_tick_cb tick;
     raft_io_recv_cb recv;
     raft_io_close_cb closed; /* libraft's, called once after the loop has drained */
-    struct err load_err; /* why load has failed, if we know better than libraft */
+    struct err load_err; /* why load, or start, has failed, if we know better than libraft */
     int (*start)(struct raft_io *, unsigned, raft_io_tick_cb, raft_io_recv_cb);
     struct {
         raft_id id;
@@ -374,6 +374,7 @@ struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
 void io_tick(struct node *n);
+int io_code(int raft_code); /* dust's code for one of libraft's */
 void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
@@ -403,6 +404,7 @@ void submit_from_sql(void *ctx, struct sealed *sealed, const struct version *v, 
 void submit_received(struct node *n, const struct wire_head *from, const struct note *note);
 void submit_refused(struct node *n, const struct note *note);
 void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool last);
+void submit_settled(struct node *n); /* the agreed version came another way: those up to it have taken effect */
 void submit_void(struct node *n); /* the speculative versions are gone */
 void submit_fail(struct node *n, int code, const char *text);
 void submit_leader_changed(struct node *n);
@@ -412,6 +414,8 @@ void submit_tick(struct node *n);
 void grant_poke(struct node *n); /* any thread */
 void grant_look(struct node *n);
 void grant_applied(struct node *n); /* something was */
+/* How long ago, at most, a majority of the voters was in this leader's term. */
+uint64_t grant_majority_age_ms(const struct node *n);
 void grant_tick(struct node *n);
 void grant_leader_changed(struct node *n);
 void grant_ready(struct node *n);

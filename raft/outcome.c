@@ -56,7 +56,9 @@ static enum outcome in_log(struct node *n, const struct vid *id, const struct vi
     bool anchored;
 
     store_agreed(n->db->store, &agreed);
-    anchored = agreed.index <= applied && n->fsm.skip_until <= applied; /* the head is not beyond the log applied */
+    /* The head is not beyond the log applied, and what was applied has been put into effect. */
+    anchored = agreed.index <= applied && n->fsm.skip_until <= applied && n->fsm.missed_from == 0 && !n->fsm.paused &&
+               !n->fsm.stuck && n->state != NODE_FAILED;
     for (raft_index i = inside_last_index(&n->raft); i >= first; i--) {
         const struct raft_entry *le = inside_entry(&n->raft, i);
         struct entry entry;
@@ -106,7 +108,7 @@ static void outcome_run(struct node *n, struct job *job)
     if (r->what == OUTCOME_UNKNOWN && n->running && !n->stopping) {
         r->what = in_log(n, &r->id, vid_none(&parent) ? NULL : &parent);
     }
-    call_answer(call, DUST_OK, NULL, n->running ? inside_offset(&n->raft) : UINT64_MAX, r);
+    call_answer(call, DUST_OK, NULL, n->running && !n->stopping ? inside_offset(&n->raft) : UINT64_MAX, r);
 }
 
 /* ---- for SQL threads ---- */

@@ -83,10 +83,6 @@ void promise_close(struct promise *p)
     p->open = false;
 }
 
-#define TODO                                                                                                           \
-    "Its files were changed, or decayed. If other members are well: remove this one there, delete its files here, and " \
-    "join anew; if not: dust_recover()"
-
 int promise_check_log(const struct promise *p, const char *dir, uint64_t index, struct err *e)
 {
     if (index >= p->index) {
@@ -94,7 +90,7 @@ int promise_check_log(const struct promise *p, const char *dir, uint64_t index, 
     }
     return err_set(e, DUST_CORRUPT,
         "the log in %s/raft is damaged: this member had stored it up to entry %" PRIu64 ", and what can be read of it ends "
-        "at %" PRIu64 ". " TODO,
+        "at %" PRIu64,
         dir, p->index, index);
 }
 
@@ -105,7 +101,7 @@ int promise_check_vote(const struct promise *p, const char *dir, uint64_t term, 
     }
     return err_set(e, DUST_CORRUPT,
         "the metadata in %s/raft is damaged: this member was in term %" PRIu64 ", with a vote for member %" PRIu64
-        ", and what can be read is term %" PRIu64 " with a vote for %" PRIu64 ". " TODO,
+        ", and what can be read is term %" PRIu64 " with a vote for %" PRIu64,
         dir, p->term, p->vote, term, vote);
 }
 

@@ -1,11 +1,10 @@
 /* promise - what this member has promised to the others: its term, its vote, and up to where its log is on disk.
  *
- * libraft's storage takes the end of an open segment that does not fit its checksum for a write that a crash cut off, and
- * drops it with all that follows. It cannot tell it from a byte that decayed, or was changed, in what had been stored and
- * acknowledged long ago; and term and vote have no checksum at all. A log that has forgotten what it had acknowledged
- * may vote for a leader that never had it, and an acknowledged transaction is lost. So what has been promised is noted
- * down, in a file beside the log, and looked at before the log is loaded (segments.h) and after: one that has less is
- * refused, and left as it is.
+ * That the last batches of the log are damaged looks, in its files, as if they had never been written (log_load.c): a byte
+ * that decayed, or was changed, in what had been stored and acknowledged long ago cannot be told from a write that a crash
+ * cut off; nor a newer block of `term` from none. A log that has forgotten what it had acknowledged may vote for a leader
+ * that never had it, and an acknowledged transaction is lost. So what has been promised is noted down, in a file beside the
+ * log, and looked at when the log is loaded: one that has less is refused, and left as it is.
  *
  * The file is written after the log is (or term, or vote), and not flushed: nothing waits for it. After the end of a
  * process, kill -9 included, it says exactly what had been promised; after a power loss it may be behind. It must never

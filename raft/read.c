@@ -256,6 +256,17 @@ void read_run(struct node *n, struct job *job)
 
 /* ---- messages ---- */
 
+/* The round may have been asked for more than once. */
+static bool has_confirmed(const struct read *r, raft_id id)
+{
+    for (unsigned i = 0; i < r->n_confirmed; i++) {
+        if (r->confirmed[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void read_received(struct node *n, const struct wire_head *from, const struct note *note)
 {
     struct read *r = &n->read;
@@ -284,7 +295,7 @@ void read_received(struct node *n, const struct wire_head *from, const struct no
         break;
     case NOTE_CONFIRMED:
         if (r->asked.n != 0 && led_here(r) && note->num[0] == r->number && note->term == r->term &&
-            r->n_confirmed < MAX_MEMBERS) {
+            r->n_confirmed < MAX_MEMBERS && !has_confirmed(r, from->from)) {
             r->confirmed[r->n_confirmed++] = from->from;
             finish_if_confirmed(n);
         }

@@ -8,6 +8,7 @@
 #include "raft/node_impl.h"
 #include "raft/servers.h"
 #include "raft/snapshot.h"
+#include "raft/storage.h"
 
 /* ---- who the others are ---- */
 
@@ -98,7 +99,7 @@ static void closed(struct raft *r)
     (void)r;
 }
 
-int salvage_run(struct database *db, const struct member *self, struct salvage *out, struct err *e)
+int salvage_run(struct database *db, const struct member *self, bool forgiving, struct salvage *out, struct err *e)
 {
     struct node *n = calloc(1, sizeof *n);
     int rv;
@@ -114,6 +115,9 @@ int salvage_run(struct database *db, const struct member *self, struct salvage *
     n->opt.mode = NODE_RESUME;
     rv = io_init(n, e);
     if (rv == DUST_OK) {
+        if (forgiving) {
+            storage_forgive(n->io.storage);
+        }
         fsm_init(n);
         rv = raft_init(&n->raft, &n->io.raft_io, &n->fsm.raft_fsm, self->id, self->address);
         if (rv != 0) {

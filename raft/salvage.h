@@ -22,8 +22,8 @@ struct salvage {
 };
 
 /* Read the log of the member whose database is open and laid out, and put it into effect in db's page store. Its folder
- * is changed as by a start (what a crash left behind is put in order). Blocking. DUST_CORRUPT, DUST_IO, DUST_NOMEM, …:
- * with what is wrong. */
-int salvage_run(struct database *db, const struct member *self, struct salvage *out, struct err *e);
+ * is changed as by a start. forgiving: of a log that is damaged, what is before the damage will do. Blocking. DUST_CORRUPT,
+ * DUST_IO, DUST_NOMEM, …: with what is wrong; if out->unreadable is set, nothing has been put into effect. */
+int salvage_run(struct database *db, const struct member *self, bool forgiving, struct salvage *out, struct err *e);
 
 #endif

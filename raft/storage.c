@@ -11,6 +11,7 @@
  *      └──close──────────┴──────────────────────────────────────────────────────────────────────────────────▲ */
 #include "raft/storage.h"
 
+#include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,6 +56,7 @@ struct storage {
     struct log *log;
     raft_index next; /* of the next entries to be appended */
     bool anew;       /* … and they have nothing before them */
+    bool forgiving;
     bool started, closing;
     uv_async_t wake;
     uv_timer_t timer;
@@ -247,17 +249,18 @@ static void put_done(uv_work_t *work, int status)
     struct job *j = work->data;
     struct storage *s = j->storage;
     raft_index index = j->put.snapshot->index;
+    bool installed = s->installing, stored = j->result == DUST_OK;
 
     (void)status;
     s->jobs--;
-    if (j->result == DUST_OK && j->put.trailing != 0 && index > j->put.trailing) {
+    if (stored && j->put.trailing != 0 && index > j->put.trailing) {
         log_release(s->log, index - j->put.trailing);
         tend(s);
     }
-    j->put.cb(j->put.req, j->result == DUST_OK ? 0 : failed(s, &j->err));
-    if (s->installing) {
-        end_install(s, j->result == DUST_OK);
+    if (installed) {
+        end_install(s, stored);
     }
+    j->put.cb(j->put.req, stored ? 0 : failed(s, &j->err)); /* which may begin the next one */
     close_handles(s);
 }
 
@@ -323,6 +326,11 @@ void storage_truncate(struct storage *s, raft_index index)
     s->next = index;
 }
 
+void storage_forgive(struct storage *s)
+{
+    s->forgiving = true;
+}
+
 int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_snapshot **snapshot, raft_index *start,
     struct raft_entry *entries[], size_t *n, struct err *e)
 {
@@ -331,6 +339,9 @@ int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_
 
     if (rv == DUST_OK) {
         rv = log_open(&s->log, s->dir, e);
+    }
+    if (rv == DUST_OK && s->forgiving) {
+        log_forgive(s->log);
     }
     if (rv == DUST_OK) {
         rv = *snapshot == NULL ? log_load(s->log, s->term.key, 0, 0, &content, e)
@@ -459,6 +470,7 @@ static int between(struct raft_io *io, int min, int max)
 int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, const char *dir, struct err *e)
 {
     struct storage *s = calloc(1, sizeof *s);
+    bool begun;
     int rv;
 
     if (s == NULL || (s->dir = strdup(dir)) == NULL) {
@@ -468,7 +480,10 @@ int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, cons
     s->io = io;
     s->loop = loop;
     s->held_tail = &s->held;
-    rv = termfile_open(&s->term, dir, !storage_begun(dir), e);
+    rv = storage_begun(dir, &begun, e);
+    if (rv == DUST_OK) {
+        rv = termfile_open(&s->term, dir, !begun, e);
+    }
     if (rv == DUST_NOTFOUND) {
         rv = err_set(e, DUST_CORRUPT, "the log in %s is damaged: its file `term` is missing", dir);
     }
@@ -482,20 +497,36 @@ int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, cons
     return DUST_OK;
 }
 
+void storage_join(struct storage *s)
+{
+    if (s != NULL) {
+        log_close(s->log);
+        s->log = NULL;
+    }
+}
+
 void storage_deinit(struct storage *s)
 {
     if (s == NULL) {
         return;
     }
-    log_close(s->log);
+    storage_join(s);
     termfile_close(&s->term);
     free(s->dir);
     free(s);
 }
 
-bool storage_begun(const char *dir)
+int storage_begun(const char *dir, bool *begun, struct err *e)
 {
     char path[PATH_MAX];
+    int rv = smallfile_path(path, dir, "snapshot", e);
 
-    return (smallfile_path(path, dir, "snapshot", NULL) == DUST_OK && access(path, F_OK) == 0) || log_exists(dir);
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    *begun = access(path, F_OK) == 0;
+    if (!*begun && errno != ENOENT) {
+        return err_sys(e, errno, "cannot look for %s", smallfile_shown(path));
+    }
+    return *begun ? DUST_OK : log_exists(dir, begun, e);
 }

@@ -27,6 +27,9 @@ struct storage_append {
 int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, const char *dir, struct err *e);
 void storage_deinit(struct storage *s); /* NULL is fine */
 
+/* Before storage_load: what of a damaged log is before the damage will do (log_forgive). */
+void storage_forgive(struct storage *s);
+
 /* As raft_io's load; with DUST codes. */
 int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_snapshot **snapshot, raft_index *start,
     struct raft_entry *entries[], size_t *n, struct err *e);
@@ -50,7 +53,10 @@ void storage_put(struct storage *s, unsigned trailing, struct raft_io_snapshot_p
 /* Let what is being written come to its end, and close all handles on the loop. */
 void storage_close(struct storage *s);
 
-/* Was a log ever begun in this folder? Blocking; any thread. */
-bool storage_begun(const char *dir);
+/* The loop has ended: wait for the disk if it has not, and let go of what was handed over. NULL is fine. */
+void storage_join(struct storage *s);
+
+/* Was a log ever begun in this folder? DUST_OK; DUST_IO, DUST_NOMEM: that cannot be told. Blocking; any thread. */
+int storage_begun(const char *dir, bool *begun, struct err *e);
 
 #endif

@@ -113,7 +113,7 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
         return was_proposed(s, &entry->id) ? OFFER_KNOWN : OFFER_REFUSED;
     }
     if (s->batch_bytes + len > BATCH_BYTES) {
-        submit_flush(n); /* libraft's storage takes no batch over a segment, 8 MiB */
+        submit_flush(n); /* so that none waits long behind the others */
         if (!s->ready) {
             return OFFER_REFUSED;
         }
@@ -381,6 +381,20 @@ void submit_applied(struct node *n, const struct vid *id, uint32_t part, bool la
     finish(n, f, DUST_OK, NULL);
 }
 
+void submit_settled(struct node *n)
+{
+    struct submit *s = &n->submit;
+    struct head_info agreed;
+
+    store_agreed(n->db->store, &agreed);
+    while (s->first != NULL && heads_has(&n->fsm.heads, &s->first->id) && s->first->seq <= agreed.seq) {
+        struct inflight *f = s->first;
+
+        s->first = f->next;
+        finish(n, f, DUST_OK, NULL);
+    }
+}
+
 void submit_void(struct node *n)
 {
     struct inflight *f = n->submit.first, *next;
@@ -421,20 +435,38 @@ void submit_tick(struct node *n)
 
 /* ---- from SQL threads ---- */
 
+/* What became of a transaction while its job waited: it is not staged any more. It was sent here again, and what another
+ * host had sent has been agreed on; or something else has. */
+static void overtaken(struct node *n, struct inflight *f)
+{
+    if (heads_has(&n->fsm.heads, &f->id)) {
+        finish(n, f, DUST_OK, NULL);
+    } else if (heads_at(&n->fsm.heads, f->after) != NULL) {
+        finish(n, f, DUST_VOID, NULL);
+    } else { /* pages were fetched meanwhile, and nobody knows what made them */
+        finish(n, f, DUST_UNKNOWN, "this member was brought up to date from another one meanwhile");
+    }
+}
+
 /* Into its place: two SQL threads may have posted in another order than they staged. */
 static void submit_run(struct node *n, struct job *job)
 {
     struct inflight *f = (struct inflight *)job;
     struct inflight **p = &n->submit.first;
+    struct head_info agreed;
     struct vid id;
 
     if (node_is_ending(n) || n->state == NODE_FAILED) {
         finish(n, f, DUST_CLOSED, n->failure.code != DUST_OK ? n->failure.text : "this member was stopped"); /* unsent */
         return;
     }
-    if (!store_id_of(n->db->store, f->seq, &id)) {
-        finish(n, f, DUST_VOID, NULL); /* voided while the job waited */
+    store_agreed(n->db->store, &agreed);
+    if (f->seq <= agreed.seq || !store_id_of(n->db->store, f->seq, &id)) {
+        overtaken(n, f);
         return;
+    }
+    if (n->fsm.assembling && vid_equal(&n->fsm.id, &f->id)) {
+        f->applied = n->fsm.next_part; /* the rest of it is all that is wanted */
     }
     while (*p != NULL && (*p)->seq < f->seq) {
         p = &(*p)->next;

@@ -359,6 +359,11 @@ static void folded(uv_work_t *work, int status)
         again_now(n); /* what was agreed on meanwhile was passed over */
         return;
     }
+    if (n->fsm.paused && n->raft.last_applied > t->head.index) {
+        stop_receiving(n, true);
+        again_now(n); /* what was agreed on while it was folded in was passed over */
+        return;
+    }
     n->fsm.paused = false; /* all that was passed over is in it */
     stop_receiving(n, false);
     m.server_id = t->from;
@@ -392,7 +397,11 @@ static int adopt_version(struct node *n, struct err *e)
             n->db->store, &t->head.id, &agreed.id, t->head.n_pages, nodes, count, t->head.index, &voided, e);
         if (rv == DUST_OK) {
             txn_disown(&t->txn);
+        }
+        if (rv == DUST_OK || rv == DUST_EXISTS) {
+            rv = DUST_OK;
             fsm_adopt(n, &t->head); /* from here on entries up to its index are skipped */
+            submit_settled(n);
             if (voided != NULL) {
                 submit_fail(n, DUST_UNKNOWN, "this member was brought up to date from another one meanwhile");
             }

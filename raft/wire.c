@@ -23,7 +23,7 @@
  *                         req 8 (2), num[i] 8 (3 to 10), id[i] 16 (11 to 13), text length 4 and text (14),
  *                         data length 4 and data (15)
  *
- * Payloads of entries are a non-zero multiple of 8 bytes long: libraft's storage cannot read others back. */
+ * Payloads of entries are a non-zero multiple of 8 bytes long, as all that dust and libraft make are. */
 #include "raft/wire.h"
 
 #include <string.h>

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vfs/pair.h"
+
 int assembly_begin(struct assembly *a, struct database *db, const struct snap *snap, const struct entry *part0,
     struct err *e)
 {
@@ -75,7 +77,7 @@ static int fill_gap(struct assembly *a, struct err *e)
         bool fresh;
         int rv;
 
-        if (txn_find(&a->txn, pgno) != 0) {
+        if (txn_find(&a->txn, pgno) != 0 || pgno == lock_page(a->db->page_size)) {
             continue;
         }
         rv = txn_frame(&a->txn, pgno, &node, &fresh, e);

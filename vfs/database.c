@@ -5,6 +5,7 @@
  * in the page store. */
 #include "vfs/database.h"
 
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "vfs/attachment.h"
 #include "vfs/clock.h"
 #include "vfs/mark.h"
+#include "vfs/pair.h"
 
 #define DURABLE_WAIT_MS 2000u /* for the log to be on disk up to the version that is to be folded */
 
@@ -52,6 +54,7 @@ int database_prepare(
     sprintf(db->dir, "%s-dust", path);
     db->base = base;
     db->options = *opt;
+    randombytes_buf(&db->origin_seq, sizeof db->origin_seq); /* no two processes make the same ids (entry.h) */
     rv = hostlock_open(&db->lock, db->dir, e);
     if (rv != DUST_OK) {
         goto fail;
@@ -400,6 +403,9 @@ static int next_page(void *ctx, uint32_t *pgno, const uint8_t **page, struct err
 
     (void)e;
     *pgno = 0;
+    if (f->at < f->fold->n && f->fold->pages[f->at].pgno == lock_page(f->db->page_size)) {
+        f->at++; /* which is none (https://www.sqlite.org/fileformat2.html#lockbyte) */
+    }
     if (f->at < f->fold->n) {
         *pgno = f->fold->pages[f->at].pgno;
         *page = store_frame(f->db->store, f->fold->pages[f->at].node);

@@ -16,61 +16,6 @@
 
 #define PEEK_TRIES 5 /* at a page whose sum seems to be wrong, while another process may be changing both */
 
-int sqlite_code(int code)
-{
-    switch (code) {
-    case DUST_OK:
-        return SQLITE_OK;
-    case DUST_NOMEM:
-        return SQLITE_NOMEM;
-    case DUST_IO:
-        return SQLITE_IOERR;
-    case DUST_FULL:
-        return SQLITE_FULL;
-    case DUST_CORRUPT:
-        return SQLITE_CORRUPT;
-    case DUST_VERSION:
-        return SQLITE_NOTADB;
-    case DUST_MISUSE:
-        return SQLITE_ERROR;
-    case DUST_BUSY:
-    case DUST_NOLEADER:
-    case DUST_AGAIN:
-        return SQLITE_BUSY;
-    case DUST_STALE:
-    case DUST_VOID:
-        return SQLITE_BUSY_SNAPSHOT;
-    case DUST_UNKNOWN:
-        return SQLITE_IOERR_COMMIT_ATOMIC;
-    case DUST_REFUSED:
-    case DUST_CLOSED:
-        return SQLITE_READONLY;
-    case DUST_TOOBIG:
-        return SQLITE_TOOBIG;
-    default:
-        return SQLITE_ERROR;
-    }
-}
-
-int file_fail(struct dfile *f, const struct err *e, bool committing)
-{
-    int rc = sqlite_code(e->code);
-
-    f->last = *e;
-    if (!f->forked && e->code != DUST_BUSY && e->code != DUST_STALE && e->code != DUST_VOID) {
-        report_err(&f->db->report, e);
-    }
-    return committing && rc == SQLITE_BUSY ? SQLITE_BUSY_SNAPSHOT : rc;
-}
-
-int file_refuse(struct dfile *f, int code, const char *text)
-{
-    struct err e;
-
-    err_set(&e, code, "%s", text);
-    return file_fail(f, &e, false);
-}
-
 /* ---- reading ---- */
 
 static int read_unchecked(void *ctx, void *buf, uint32_t n, uint64_t offset)
@@ -147,12 +92,17 @@ static void found_damage(struct dfile *f, uint32_t pgno, bool in_pages)
 
 int file_read_page(struct dfile *f, uint32_t pgno, uint32_t offset, uint32_t n, void *buf)
 {
-    uint32_t node = f->writing ? txn_find(&f->txn, pgno) : 0;
+    uint32_t node = f->writing && !f->committed ? txn_find(&f->txn, pgno) : 0;
     int rv;
 
     if (node != 0) {
         store_frame_read(f->store, node, offset, buf, n);
         return SQLITE_OK;
+    }
+    if (f->displaced) {
+        return file_refuse(f, DUST_VOID,
+            "the process that hosted this member ended while the last transaction was committed; it has taken effect, and "
+            "others after it: run the statement again");
     }
     rv = store_read(f->store, &f->snap, pgno, offset, n, buf, read_base, f);
     if (rv == DUST_VOID) {
@@ -288,12 +238,27 @@ static int f_file_size(sqlite3_file *file, sqlite3_int64 *out)
 
 /* ---- writing ---- */
 
-/* A restore from a database in WAL mode brings its read and write versions (bytes 18 and 19) along. */
+/* A restore from a database in WAL mode brings its read and write versions (bytes 18 and 19) along, and so does a change to
+ * that mode. The page is another one then than the pager has. */
 static void plain_header(struct dfile *f, uint32_t node)
 {
     static const uint8_t plain[2] = {1, 1};
+    uint8_t given[2];
 
-    store_frame_write(f->store, node, 18, plain, 2);
+    store_frame_read(f->store, node, 18, given, 2);
+    if (memcmp(given, plain, 2) != 0) {
+        store_frame_write(f->store, node, 18, plain, 2);
+        f->pager_differs = true;
+    }
+}
+
+/* SQLite goes on without a lock where it means to keep the one it had: in locking_mode=EXCLUSIVE. An error of this kind
+ * makes it drop its cache, and what it meant to write. */
+static int without_lock(struct dfile *f)
+{
+    file_refuse(f, DUST_MISUSE,
+        "a write without the write lock: a member's database cannot be kept locked; PRAGMA locking_mode=NORMAL for it");
+    return SQLITE_IOERR_LOCK;
 }
 
 static int f_write(sqlite3_file *file, const void *in, int n, sqlite3_int64 offset)
@@ -303,7 +268,11 @@ static int f_write(sqlite3_file *file, const void *in, int n, sqlite3_int64 offs
     const uint8_t *buf = in;
 
     if (!f->writing) {
-        return file_refuse(f, DUST_MISUSE, "a write without the write lock");
+        return without_lock(f);
+    }
+    if (f->committed) { /* the old pages, in vain: see file_unlock */
+        pager_saw(f, (uint32_t)((uint64_t)offset / size) + 1, (uint32_t)((uint64_t)offset % size), (uint32_t)n, buf);
+        return SQLITE_OK;
     }
     while (n > 0) {
         uint32_t pgno = (uint32_t)((uint64_t)offset / size) + 1, within = (uint32_t)((uint64_t)offset % size);
@@ -348,7 +317,7 @@ static int f_truncate(sqlite3_file *file, sqlite3_int64 size)
     struct dfile *f = file_of(file);
 
     if (!f->writing) {
-        return file_refuse(f, DUST_MISUSE, "a truncate without the write lock");
+        return without_lock(f);
     }
     if (!f->committed) { /* after the commit point the new size is part of the version already */
         txn_truncate(&f->txn, (uint32_t)((size + f->db->page_size - 1) / f->db->page_size));
@@ -383,7 +352,7 @@ static int f_check_reserved(sqlite3_file *file, int *out)
     return SQLITE_OK;
 }
 
-static int commit_phase_two(struct dfile *f)
+static int agreed_too(struct dfile *f)
 {
     int rv;
 
@@ -398,6 +367,16 @@ static int commit_phase_two(struct dfile *f)
     return rv == DUST_OK ? SQLITE_OK : SQLITE_IOERR_COMMIT_ATOMIC;
 }
 
+/* SQLite lowers the lock next, unless it means to keep it. The transaction is over all the same. */
+static int commit_phase_two(struct dfile *f)
+{
+    int rc = agreed_too(f);
+
+    f->accepted = f->committed;
+    file_unlock(f, SQLITE_LOCK_SHARED);
+    return rc;
+}
+
 static int f_control(sqlite3_file *file, int op, void *arg)
 {
     struct dfile *f = file_of(file);
@@ -410,10 +389,7 @@ static int f_control(sqlite3_file *file, int op, void *arg)
     case SQLITE_FCNTL_PRAGMA:
         return file_pragma(f, arg);
     case SQLITE_FCNTL_PDB:
-        if (f->conn == NULL && *(sqlite3 **)arg != NULL) {
-            f->conn = *(sqlite3 **)arg;
-            f->lib->host->connected(f->lib, f, f->conn);
-        }
+        file_connection(f, *(sqlite3 **)arg);
         return SQLITE_OK;
     case SQLITE_FCNTL_VFSNAME:
         *(char **)arg = f->lib->api->mprintf("dust/%s", f->lib->base->zName);

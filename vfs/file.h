@@ -7,8 +7,8 @@
  *     └────────────xUnlock(NONE)──────────────┴──xUnlock(SHARED): drop the pages, or move to the version ┘
  *                                                committed; pass the turn
  *
- * In WRITING, FCNTL_SYNC is the commit point (seal.c). Everything is used by one thread at a time, under the mutex of
- * SQLite's connection. */
+ * In WRITING, FCNTL_SYNC is the commit point (seal.c), and FCNTL_COMMIT_PHASETWO says that SQLite takes it for committed.
+ * Everything is used by one thread at a time, under the mutex of SQLite's connection. */
 #ifndef DUST_VFS_FILE_H
 #define DUST_VFS_FILE_H
 
@@ -36,6 +36,7 @@ struct dfile {
     struct remote remote; /* used while the member is hosted by another process */
     struct dfile *next;  /* of the same connection */
     sqlite3 *conn;       /* NULL until known */
+    bool shared;         /* another connection has it too, by a shared cache */
     sqlite3_file *real;  /* the file underneath */
     const sqlite3_io_methods *real_methods;
     bool forked; /* inherited from the process that this one was forked from: see forked.h */
@@ -56,6 +57,7 @@ struct dfile {
     uint64_t pager_seq; /* the version that the pager's cache is of; 0: unknown */
     uint8_t pager_bytes[16]; /* bytes 24..39 as the pager last saw them */
     bool pager_known;   /* pager_bytes is valid */
+    bool pager_differs; /* what the transaction being written has in page 1 is not what the pager has there */
 
     struct ticket ticket;
     bool has_turn;
@@ -63,8 +65,12 @@ struct dfile {
 
     struct txn txn;
     bool writing;    /* RESERVED or more */
+    bool displaced;  /* `snap` is not what the pager has cached of, and a statement may be under way */
     bool committed;  /* the commit point was passed: `next_snap` holds the new version */
+    bool accepted;   /* … and SQLite has not rolled back since */
     struct snap next_snap;
+    struct vid next_id; /* of the version committed */
+    uint64_t next_after;
     struct sqltext sql; /* of the transaction so far */
     struct err last;   /* of the last failure */
     struct vid unknown; /* the last transaction whose outcome was unknown; none: there was none */
@@ -101,6 +107,10 @@ void file_return_turn(struct dfile *f);
 int file_wait_to_show(struct dfile *f);
 
 /* ---- between file.c, forked.c, lock.c, seal.c and pragma.c ---- */
+
+/* A connection has this file. A second one is refused, and from then on any lock: a file has one connection's hook and
+ * transaction, and does not know which of them it is that calls. */
+void file_connection(struct dfile *f, sqlite3 *conn);
 
 /* Take or raise, lower or give up SQLite's lock. A SQLite code. */
 int file_lock(struct dfile *f, int level);

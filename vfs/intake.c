@@ -244,6 +244,9 @@ static int take_here(struct database *db, const struct sealed *sealed, bool agai
         wait_for_parent(db, &sealed->parent, until_ms < clock_ms() + PARK_MS ? until_ms : clock_ms() + PARK_MS);
     }
     rv = stage_here(db, sealed, slot, snap, after, until_ms, &staged, e);
+    if (staged && again && rv == DUST_CLOSED) {
+        return err_set(e, DUST_UNKNOWN, "this member was stopped, and the host before it had sent the transaction");
+    }
     if (staged || !again) {
         return rv;
     }
@@ -472,7 +475,7 @@ bool intake_begin(struct guest *g, const struct link_msg *m)
 
     pthread_mutex_lock(&g->mutex);
     under_way = g->commit != NULL;
-    g->commit_number = m->number;
+    g->commit_number = under_way ? g->commit_number : m->number; /* the answer to that one may be given at any moment */
     pthread_mutex_unlock(&g->mutex);
     if (under_way || !link_get_commit(m, &in->c) || in->c.n_parts > PARTS_MAX ||
         !store_slot_is(g->s->db->store, in->c.slot, g->owner)) {

@@ -239,7 +239,7 @@ static int lock_shared(struct dfile *f)
     if (rc != SQLITE_OK) {
         return rc;
     }
-    f->snap_ahead = false;
+    f->snap_ahead = f->displaced = false;
     f->snap_id = (struct vid){{0}};
     if (f->has_turn && holds_turn(f)) {
         pin_with_turn(f);
@@ -335,6 +335,9 @@ static int lock_reserved(struct dfile *f)
     if (rc != SQLITE_OK) {
         return rc;
     }
+    if (f->displaced) {
+        return SQLITE_BUSY_SNAPSHOT;
+    }
     if (f->has_turn && !holds_turn(f)) {
         file_pass_turn(f); /* it took too long */
     }
@@ -369,12 +372,42 @@ static int lock_reserved(struct dfile *f)
     return SQLITE_OK;
 }
 
+static void say_shared(struct err *e)
+{
+    err_set(e, DUST_REFUSED,
+        "two connections share one cache of a member's database, which dust does not support: leave the shared cache out "
+        "and close both");
+}
+
+void file_connection(struct dfile *f, sqlite3 *conn)
+{
+    struct err e;
+
+    if (conn == NULL || conn == f->conn) {
+        return;
+    }
+    if (f->conn == NULL) {
+        f->conn = conn;
+        f->lib->host->connected(f->lib, f, conn);
+        return;
+    }
+    f->shared = true;
+    say_shared(&e);
+    f->lib->host->failed(f->lib, conn, SQLITE_CANTOPEN, &e);
+}
+
 int file_lock(struct dfile *f, int level)
 {
+    struct err e;
     int rc = SQLITE_OK;
 
     if (f->lock >= level) {
         return SQLITE_OK;
+    }
+    if (f->shared) {
+        say_shared(&e);
+        file_fail(f, &e, false);
+        return SQLITE_CANTOPEN;
     }
     if (f->lock == SQLITE_LOCK_NONE) {
         rc = lock_shared(f);
@@ -415,7 +448,35 @@ static void move_on(struct dfile *f)
         f->has_slot[0] = true;
     }
     f->snap = f->next_snap;
-    f->pager_seq = f->snap.seq;
+    f->displaced = f->remote.resent; /* found in the log, it may have others on top */
+    f->remote.resent = false;
+    f->pager_seq = f->displaced ? UINT64_MAX : f->snap.seq;
+}
+
+/* The transaction was one over several files, and SQLite could not commit another of them, so it has rolled back here too:
+ * too late, for this file's part of it is agreed on. The pager believes that it is where the transaction began, and so is
+ * the snapshot; the next one finds the version committed, and the program can find out. */
+static void step_back(struct dfile *f)
+{
+    char hex[VID_HEX_SIZE];
+    struct err e;
+
+    if (f->next_store == NULL) {
+        txn_disown(&f->txn);
+        store_unpin(f->store, &f->next_snap);
+    } else {
+        txn_reset(&f->txn);
+        store_unpin(f->next_store, &f->next_snap);
+    }
+    f->remote.resent = false;
+    f->pager_seq = UINT64_MAX;
+    f->unknown = f->next_id;
+    f->unknown_after = f->next_after;
+    err_set(&e, DUST_UNKNOWN,
+        "another database of the same transaction could not be committed, but this one's part of it has taken effect: it is "
+        "transaction %s",
+        vid_hex(&f->next_id, hex));
+    file_fail(f, &e, true);
 }
 
 /* Leave WRITING: to the version committed, or back to where the transaction began. */
@@ -424,13 +485,17 @@ static void end_writing(struct dfile *f)
     if (!f->writing) {
         return;
     }
-    if (f->committed) {
+    if (f->accepted) {
         move_on(f);
+    } else if (f->committed) {
+        step_back(f);
     } else {
         txn_reset(&f->txn);
     }
-    f->writing = false;
-    f->committed = false;
+    if (f->pager_differs) {
+        f->pager_seq = UINT64_MAX;
+    }
+    f->writing = f->committed = f->accepted = f->pager_differs = false;
     sqltext_forget(&f->sql);
     file_pass_turn(f);
 }

@@ -46,11 +46,14 @@ static int journal_mode(struct dfile *f, char **arg)
     return arg[2] != NULL && one_of(arg[2], modes) ? answer_lower(f, arg) : answer(f, arg, "wal");
 }
 
+/* EXCLUSIVE is answered only. But it may have been set by way of another database, which was main when SQLite asked, and
+ * NORMAL undoes that. */
 static int locking_mode(struct dfile *f, char **arg)
 {
-    static const char *const modes[] = {"normal", "exclusive", NULL};
-
-    return arg[2] != NULL && one_of(arg[2], modes) ? answer_lower(f, arg) : answer(f, arg, "normal");
+    if (arg[2] != NULL && strcasecmp(arg[2], "exclusive") == 0) {
+        return answer_lower(f, arg);
+    }
+    return arg[2] != NULL && strcasecmp(arg[2], "normal") == 0 ? SQLITE_NOTFOUND : answer(f, arg, "normal");
 }
 
 static int mmap_size(struct dfile *f, char **arg)

@@ -523,6 +523,7 @@ int remote_commit(struct dfile *f, struct sealed *sealed, uint64_t *after, struc
 
     *after = store_applied(f->store);
     for (;;) {
+        f->remote.resent = again;
         rv = commit_once(f, sealed, &again, &known, after, until, e);
         if (known || clock_ms() >= until || (rv != DUST_CLOSED && !again)) {
             break;

@@ -21,6 +21,7 @@ struct remote {
     struct store *turn_store; /* where that is said; one reference, while there is the turn or a request for it */
     uint32_t turn_slot;   /* of this file, in that store */
     bool turn;            /* the file has the turn, of that host */
+    bool resent;          /* the last transaction had been seen by a host before the one that answered */
     bool old_turn;        /* it had, when the host before that ended: the next one keeps it for this process */
 };
 

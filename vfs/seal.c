@@ -17,6 +17,7 @@
 #include "vfs/bug.h"
 #include "vfs/file.h"
 #include "vfs/mark.h"
+#include "vfs/pair.h"
 
 /* The page as the transaction found it, in buf. */
 static int old_page(struct dfile *f, uint32_t pgno, uint8_t *buf)
@@ -62,7 +63,7 @@ static int fill_gap(struct dfile *f, uint32_t n_pages, struct err *e)
         bool fresh;
         int rv;
 
-        if (txn_find(&f->txn, pgno) != 0) {
+        if (txn_find(&f->txn, pgno) != 0 || pgno == lock_page(f->db->page_size)) {
             continue;
         }
         rv = txn_frame(&f->txn, pgno, &node, &fresh, e);
@@ -162,7 +163,8 @@ done:
     return rv;
 }
 
-/* 3 and 4, by the process that hosts the member. The transaction's pages are this process's memory. */
+/* 3 and 4, by the process that hosts the member, which passes the turn on. It may be this one by now, and the turn one that
+ * was taken here: that is passed on when the transaction has ended. The transaction's pages are this process's memory. */
 static int commit_there(struct dfile *f, struct vid *id, uint64_t *after, struct err *e)
 {
     struct sealed *sealed;
@@ -171,7 +173,6 @@ static int commit_there(struct dfile *f, struct vid *id, uint64_t *after, struct
     if (rv == DUST_OK) {
         *id = sealed->id;
         rv = remote_commit(f, sealed, after, e);
-        f->has_turn = rv == DUST_OK ? false : f->has_turn;
     }
     return rv;
 }
@@ -233,8 +234,12 @@ int file_commit(struct dfile *f)
     uint64_t after = 0;
     struct err e;
     bool yes;
-    int rv = is_commit(f, &yes);
+    int rv;
 
+    if (f->committed) {
+        return SQLITE_OK; /* SQLite rolls back what is agreed on already: see file_unlock */
+    }
+    rv = is_commit(f, &yes);
     if (rv != SQLITE_OK || !yes) {
         return rv;
     }
@@ -249,5 +254,7 @@ int file_commit(struct dfile *f)
         return failed(f, rv, &id, after, &e);
     }
     f->committed = true;
+    f->next_id = id;
+    f->next_after = after;
     return SQLITE_OK;
 }

@@ -160,7 +160,9 @@ void store_publish(struct store *s, struct version *v, uint64_t index);
 
 /* A version made elsewhere took effect at `index` on top of the agreed version, its parent: every speculative version
  * is void (returned in *voided as by store_void, or NULL), and this one is the head and agreed. All in one step, so
- * that nothing can be staged in between. On failure (DUST_NOMEM) nothing has changed. */
+ * that nothing can be staged in between. DUST_EXISTS: it was the oldest speculative version itself, sent here again after
+ * another host had sent it; so it took effect as by store_publish, nothing is void, and the frames stay the caller's.
+ * On failure (DUST_NOMEM) nothing has changed. */
 int store_agree(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
     const uint32_t *nodes, uint32_t n, uint64_t index, struct version **voided, struct err *e);
 

@@ -215,6 +215,13 @@ int store_agree(struct store *s, const struct vid *id, const struct vid *parent,
     }
     pthread_mutex_lock(&s->mutex);
     *voided = oldest_speculative(s);
+    if (*voided != NULL && vid_equal(&(*voided)->id, id)) {
+        publish(s, *voided, index);
+        pthread_mutex_unlock(&s->mutex);
+        *voided = NULL;
+        free(v);
+        return DUST_EXISTS;
+    }
     if (*voided != NULL) {
         make_void(s, *voided);
     }

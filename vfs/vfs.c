@@ -28,8 +28,11 @@ static int v_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int fl
     int consistency = -1;
     struct err e;
 
-    if ((flags & (SQLITE_OPEN_MAIN_JOURNAL | SQLITE_OPEN_WAL)) != 0 &&
-        member_with(lib, name, (flags & SQLITE_OPEN_WAL) != 0 ? "-wal" : "-journal")) {
+    if ((flags & SQLITE_OPEN_WAL) != 0 && member_with(lib, name, "-wal")) {
+        file->pMethods = NULL; /* what goes to a WAL never comes to the commit point */
+        return SQLITE_CANTOPEN;
+    }
+    if ((flags & SQLITE_OPEN_MAIN_JOURNAL) != 0 && member_with(lib, name, "-journal")) {
         if (out_flags != NULL) {
             *out_flags = flags;
         }

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from cluster import LIB, PYTHON, SLOW, SqlError, Worker, child_env, scaled, wait_until
+from cluster import LIB, PYTHON, SLOW, SqlError, Worker, child_env, free_port, scaled, wait_until
+from tap import Tap
 
 # Counts up with several threads, a connection each: by single statements, or in transactions that read first. Each count
 # is noted once it is acknowledged.
@@ -39,6 +40,20 @@ for t in threads:
 for t in threads:
     t.join()
 result = {"done": sum(done), "errors": errors}
+"""
+
+
+# A statement that has not come to its end, and its going on.
+OPEN_SELECT = """
+conns["cursor"] = conn.execute("SELECT id, v FROM other ORDER BY id")
+conns["cursor"].fetchone()
+"""
+GO_ON = """
+try:
+    result = len(conns["cursor"].fetchall())
+except sqlite3.Error as e:
+    result = e.sqlite_errorname
+del conns["cursor"]
 """
 
 
@@ -213,6 +228,28 @@ def test_reader_in_a_transaction(box):
     assert value(w, "SELECT n FROM counter WHERE id = 0") == 2
 
 
+def test_turn_of_one_that_takes_over(box):
+    """It commits what it began before; and the turn that it took for that is free at once."""
+    a = box.member("a")
+    a.open("file:%s?vfs=dust&bind=%s" % (a.path, a.address), uri=True)
+    a.sql("CREATE TABLE t(x)")
+    w = attach(box, a, "w")
+    w.open(a.path, conn="two", timeout=5)
+    w.sql("SELECT * FROM t")
+    w.sql("SELECT * FROM t", conn="two")
+    for i in range(2):
+        w.sql("BEGIN")
+        w.sql("SELECT * FROM t")
+        if i == 0:
+            a.kill9()
+        wait_until("it hosts", lambda: dict(w.sql("SELECT name, value FROM dust_status", conn="two"))["host_pid"] == w.pid, 60)
+        w.sql("INSERT INTO t VALUES(1)")
+        w.sql("COMMIT")
+        assert dict(w.sql("SELECT name, value FROM dust_status", conn="two"))["turn_held"] == 0
+        w.sql("INSERT INTO t VALUES(2)", conn="two")
+    assert w.one("SELECT count(*) FROM t") == 4
+
+
 def test_a_host_that_ends(box):
     """It ends by itself: the others wait for the next one, and hear of no error."""
     a, b, c = three(box)
@@ -229,6 +266,56 @@ def test_a_host_that_ends(box):
     assert r["errors"] == []
     box.same_files(b, c)
     assert c.one("SELECT n FROM counter WHERE id = 0") == r["done"]
+
+
+def test_found_in_the_log(box):
+    """The host ends before it hears that the cluster has agreed on a transaction, and others write on top of it. Who sends it
+    again to the next host stands on the newest version then, with nothing left of what it had read before; and what it was
+    reading meanwhile is not continued with newer pages."""
+    b = box.member("b").create()
+    b.sql("CREATE TABLE counter(id INTEGER PRIMARY KEY, n INTEGER)")
+    b.sql("CREATE TABLE other(id INTEGER PRIMARY KEY, v)")
+    b.sql("INSERT INTO counter VALUES(0, 0)")
+    b.many("INSERT INTO other VALUES(?, ?)", [[i, "x" * 300] for i in range(500)])
+    c = box.member("c").join(b)
+    port = free_port()
+    tap = Tap(port)
+    h = box.member("h")
+    h.open("file:%s?vfs=dust&bind=127.0.0.1:%d&advertise=%s&join=%s" % (h.path, port, tap.address, b.address), uri=True,
+           timeout=30)
+    box.settle(b, c, h)
+    host, w = h, attach(box, h, "w")
+    n = 0
+    for reading in (False, True):
+        assert value(w, "SELECT count(*) FROM other WHERE v IS NOT NULL") == 500
+        if reading:  # on the connection that writes; it has not seen the end of it when the transaction is committed
+            w.call("sql", conn="main", sql="PRAGMA cache_size = 5", params=[])
+            w.call("py", conn="main", code=OPEN_SELECT)
+        w.call("sql", conn="main", sql="BEGIN IMMEDIATE", params=[])
+        w.call("sql", conn="main", sql="UPDATE counter SET n = n + 1", params=[])
+        tap.through.clear()
+        commit = w.start("sql", conn="main", sql="COMMIT", params=[])
+        n += 1
+        wait_until("it is agreed on", lambda: b.one("SELECT n FROM counter") == n, 60)
+        for i in range(10):
+            b.sql("UPDATE counter SET n = n + 1", timeout=30)
+            b.sql("UPDATE other SET v = ?", "y%d" % i, timeout=30)
+        n += 10
+        host.kill9()
+        tap.through.set()
+        w.get(commit, 60)
+        if reading:
+            assert w.call("py", conn="main", code=GO_ON) == "SQLITE_BUSY_SNAPSHOT"
+        assert value(w, "SELECT n FROM counter") == n
+        assert value(w, "SELECT count(DISTINCT v) FROM other") == 1
+        w.call("sql", conn="main", sql="UPDATE counter SET n = n + 1", params=[])
+        n += 1
+        assert b.one("SELECT n FROM counter") == n
+        host, w = w, attach(box, h, "w2")
+    tap.close()
+    box.same_files(b, c)
+    assert c.one("SELECT count(*) FROM other") == 500
+    assert c.one("PRAGMA integrity_check") == "ok"
 
 
 def test_one_that_stands_still(box):

@@ -117,3 +117,53 @@ def test_a_backup_to_a_full_disk(box, small_disk):
         assert os.listdir(disk) == ["filler"]
     os.unlink(os.path.join(disk, "filler"))
     assert "pages of" in value(w, "SELECT dust_backup(?)", box.path("copy.db"))
+
+
+@pytest.mark.parametrize("attached", [False, True], ids=["host", "attached"])
+@pytest.mark.parametrize("mode", ["wal", "memory", "delete"])
+def test_a_commit_over_another_file_on_a_full_disk(box, small_disk, attached, mode):
+    """It fails when dust's part of it is agreed on already. Then that part is there, for all; and what comes after, too."""
+    disk = small_disk("disk", 2, 1)
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(k INTEGER PRIMARY KEY, x)")
+    w = attach(box, a, "w") if attached else a
+
+    def sql(text, *params):
+        return w.call("sql", conn="main", sql=text, params=list(params))
+
+    sql("INSERT INTO t(x) VALUES(0)")
+    sql("ATTACH ? AS p", os.path.join(disk, "p.db"))
+    sql("PRAGMA p.journal_mode=" + mode)
+    sql("CREATE TABLE p.q(x)")
+    sql("INSERT INTO p.q VALUES(zeroblob(90000))")
+    sql("PRAGMA p.cache_size=10000")
+    os.unlink(os.path.join(disk, "filler"))
+    with open(os.path.join(disk, "filler"), "wb") as f:
+        os.posix_fallocate(f.fileno(), 0, (2 << 20) - (600 << 10))
+    sql("BEGIN")
+    sql("WITH r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 60) INSERT INTO t(x) SELECT hex(zeroblob(200)) FROM r")
+    sql("INSERT INTO p.q VALUES(randomblob(900000))")
+    with pytest.raises(SqlError) as e:
+        sql("COMMIT")
+    assert e.value.name == "SQLITE_FULL", e.value
+    s = status(w)
+    n = value(w, "SELECT count(*) FROM t")
+    assert n == 61
+    assert value(w, "SELECT dust_outcome(?)", s["connection_unknown"]) == "agreed"
+    assert "has taken effect" in s["connection_error"]
+    assert a.one("SELECT count(*) FROM t") == n
+    assert value(w, "SELECT count(*) FROM p.q") == 1
+    a.again(conn="other")
+    for i in range(3):
+        sql("INSERT INTO t(x) VALUES(5)")
+        a.sql("INSERT INTO t(x) VALUES(6)", conn="other")
+        n += 2
+        assert value(w, "SELECT count(*) FROM t") == a.one("SELECT count(*) FROM t", conn="other") == n
+        a.checkpoint()
+    assert value(w, "PRAGMA integrity_check") == a.one("PRAGMA integrity_check", conn="other") == "ok"
+    a.kill9()
+    if w is not a:
+        w.kill9()
+    a.restart()
+    assert a.one("SELECT count(*) FROM t") == n
+    assert a.one("PRAGMA integrity_check") == "ok"

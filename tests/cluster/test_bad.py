@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import raftlog
 from cluster import Dead, SqlError, address, copy_folder, free_port, plain, scaled, wait_until
 
 
@@ -192,8 +193,7 @@ def ended(box):
 
 
 def refused(box, m, *words):
-    """Opening it fails with a reason; and the database and the member's own file are as they were. (libraft tidies its
-    preallocated segments as it reads them.)"""
+    """Opening it fails with a reason; and everything is as it was."""
     before = snapshot(m.path, m.path + "-dust")
     w = box.worker("try")
     e = w.open_error(m.path, timeout=1)
@@ -203,7 +203,7 @@ def refused(box, m, *words):
     w.end()
     after = snapshot(m.path, m.path + "-dust")
     for p in set(before) | set(after):
-        if os.path.basename(p) not in ("pages", "host", "socket") and "/raft/" not in p:
+        if os.path.basename(p) not in ("pages", "host", "socket"):
             assert before.get(p) == after.get(p), "%s was changed" % p
     return e
 
@@ -267,6 +267,10 @@ def test_database_file(box, ended):
 def test_log_files(box, ended):
     a, _ = ended
     raft = a.path + "-dust/raft"
+    a.restart()
+    wait_until("it has its first snapshot", lambda: a.status()["snapshot_index"] > 0)
+    a.sql("CREATE TABLE beyond(x)")
+    assert a.end() == 0
     promise = a.path + "-dust/promise"  # how far the log was: goes with it
     good = box.path("good")
     copy_folder(raft, good)
@@ -281,34 +285,39 @@ def test_log_files(box, ended):
         with open(a.path, "wb") as f:
             f.write(file)
 
-    files = sorted(os.listdir(raft))
-    print(files)
-    # Garbage in each of its files, one at a time: either it is refused, or nothing of it was needed.
-    for name in files:
+    def spoil(name, what):
         p = os.path.join(raft, name)
         size = os.path.getsize(p)
+        if what == "gone":
+            os.unlink(p)
+        else:
+            with open(p, "r+b") as f:
+                f.truncate(0)
+                if what == "garbage":
+                    f.write(os.urandom(min(size, 65536)))
+
+    # Garbage in each of its files, one at a time: it is refused …
+    log = raftlog.log(raft)
+    used = {b.name for b in log} | {"term", "snapshot"}
+    for name in sorted(used):
         for what in ("garbage", "empty", "gone"):
-            if what == "gone":
-                os.unlink(p)
-            else:
-                with open(p, "r+b") as f:
-                    f.truncate(0)
-                    if what == "garbage":
-                        f.write(os.urandom(min(size, 65536)))
-            w = box.worker("try")
-            try:
-                w.open(a.path, timeout=2)
-                rows = w.sql("SELECT x FROM t")
-                assert rows == [("a",)], "%s %s: %s" % (name, what, rows)
-                result = "opened"
-            except Exception as e:
-                assert type(e).__name__ == "SqlError", e
-                assert len(e.text) > 20, e
-                result = e.text
-            print("%s %s: %s" % (name, what, result))
-            if w.alive():
-                w.end()
+            if (name, what) == ("snapshot", "gone") and log[0].first == 1:
+                continue  # the log is whole without it
+            spoil(name, what)
+            e = refused(box, a, "damaged")
+            assert "raft" in e.text and a.path in e.text and "join anew" in e.text, "%s %s: %s" % (name, what, e)
             restore()
+    # … or nothing of it was needed.
+    for what in ("garbage", "empty", "gone"):
+        spare = [f for f in raftlog.files(raft) if f not in used]
+        assert spare, os.listdir(raft)
+        for name in spare:
+            spoil(name, what)
+        a.restart()
+        assert a.sql("SELECT x FROM t") == [("a",)], what
+        assert a.end() == 0
+    shutil.rmtree(good)  # an old copy of it
+    copy_folder(raft, good)
     shutil.rmtree(raft)
     w = box.worker("try")
     e = w.open_error(a.path, timeout=2)
@@ -321,6 +330,24 @@ def test_log_files(box, ended):
     assert a.one("SELECT x FROM t") == "a"
 
 
+def test_log_that_cannot_be_looked_at(box):
+    """As if a disk, or the number of open files, did not let it: it is not taken for none, which would be begun anew."""
+    m = box.member("a").create()
+    m.sql("CREATE TABLE t(x)")
+    m.kill9()  # before its first checkpoint
+    raft = m.path + "-dust/raft"
+    if os.path.exists(raft + "/snapshot"):
+        os.unlink(raft + "/snapshot")  # as if before it was there
+    os.rename(raft + "/log-1", box.path("log-1"))
+    os.symlink(box.path("log-1"), raft + "/log-1")
+    e = refused(box, m, "log")
+    assert raft in e.text and e.name == "SQLITE_IOERR", e
+    os.unlink(raft + "/log-1")
+    os.rename(box.path("log-1"), raft + "/log-1")
+    m.restart()
+    assert m.one("SELECT count(*) FROM t") == 0
+
+
 def test_torn_tail_is_cut(box):
     """A log whose last write did not finish: that entry was never acknowledged."""
     m = box.member("a").create()
@@ -328,13 +355,25 @@ def test_torn_tail_is_cut(box):
     for i in range(50):
         m.sql("INSERT INTO t VALUES(?)", i)
     m.kill9()
-    raft = m.path + "-dust/raft"
-    open_ = [f for f in os.listdir(raft) if f.startswith("open-")]
-    assert open_
+    raft, n = m.path + "-dust/raft", 50
+    for keep in (range(8), range(8, 16), range(1, 16), range(11), (0, 5, 9)):  # of its sectors; the last ones are zeros
+        last = raftlog.log(raft)[-1]
+        torn = raftlog.seal(raftlog.key_of(raft), last.seq + 1, last.seq, last.last + 1, last.floor,
+                            [(last.entries[-1][1], last.entries[-1][2], os.urandom(6000))])
+        with open(last.path, "r+b") as f:
+            for i in keep:
+                f.seek(last.end + 512 * i)
+                f.write(torn[512 * i:512 * (i + 1)])
+        assert raftlog.log(raft)[-1].seq == last.seq
+        m.restart()
+        assert m.one("SELECT count(*) FROM t") == n
+        m.sql("INSERT INTO t VALUES(?)", n)
+        n += 1
+        m.kill9()
+        again = raftlog.log(raft)
+        assert again[-1].last > last.last and any(b.follows == last.seq and b.at == last.end for b in again), again
     m.restart()
-    assert m.one("SELECT count(*) FROM t") == 50
-    m.sql("INSERT INTO t VALUES(50)")
-    assert m.one("SELECT count(*) FROM t") == 51
+    assert m.one("SELECT count(*) FROM t") == n
 
 
 def test_database_without_its_folder(box, ended):

@@ -119,3 +119,28 @@ def test_member_too_far_behind_for_the_log(box):
     victim.sql("INSERT INTO t(x) VALUES('from the one that was away')")
     box.same_files(a, b, c)
     print("sent", leader.status()["bytes_out"] - sent)
+
+
+def test_past_the_lock_byte_page(box):
+    """SQLite uses the page at 1 GiB for its locks, and never for content: a database grows past it, is folded, started
+    again, and fetched by another member."""
+    page, n = 65536, (1 << 30) // 65536
+    a, b = box.member("a"), box.member("b")
+    make(a.path, 0, page_size=page)
+    with open(a.path, "r+b") as f:  # grown without being written: most of its pages are a hole
+        f.seek(28)
+        f.write(n.to_bytes(4, "big"))
+        f.truncate(n * page)
+    a.create()
+    for i in range(3):
+        a.sql("INSERT INTO t(x) VALUES(zeroblob(1000000))")
+        a.checkpoint()
+    assert a.one("PRAGMA page_count") > n + 2
+    assert a.status()["checkpointed"] == a.head()
+    a.kill9()
+    a.restart()
+    a.sql("INSERT INTO t(x) VALUES(randomblob(1000000))")
+    b.join(a)
+    box.same_files(a, b)
+    assert b.sql("SELECT count(*), sum(length(x)) FROM t") == [(5, 4010000)]
+    assert plain(b.path, "SELECT count(*), sum(length(x)) FROM t") == [(5, 4010000)]

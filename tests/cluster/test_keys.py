@@ -39,6 +39,7 @@ def tapped(request, box):
 def test_what_is_sent_cannot_be_read(box, tapped):
     (a, b, c), taps, keyed = tapped
     a.sql("CREATE TABLE t(x)")
+    box.settle(a, b, c)
     for m in (a, b, c):
         m.sql("INSERT INTO t VALUES (?)", MARKER + " " + m.name)
     box.settle(a, b, c)

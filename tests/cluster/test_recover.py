@@ -5,7 +5,8 @@ import sqlite3
 
 import pytest
 
-from cluster import copy_folder, plain, scaled
+import raftlog
+from cluster import copy_folder, plain, scaled, wait_until
 
 
 def lost_cluster(box, rows=50):
@@ -156,6 +157,7 @@ def test_wrong_names(box):
     assert not os.path.exists(new) and not os.path.exists(new + "-dust")
     open(new, "w").close()
     m = box.member("a").create()
+    wait_until("it has its first snapshot", lambda: m.status()["snapshot_index"] > 0)
     m.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
     m.kill9()
     assert "exists" in w.error("SELECT dust_recover(?, ?)", m.path, new).text
@@ -164,10 +166,8 @@ def test_wrong_names(box):
         assert "two names" in w.error("SELECT dust_recover(?, ?)", *args).text
     assert "force" in w.error("SELECT dust_recover(?, ?, 'please')", m.path, box.path("x.db")).text
     # A damaged log is refused, and says so.
-    name = sorted(n for n in os.listdir(m.path + "-dust/raft") if n[0] in "0o")[0]
-    with open(os.path.join(m.path + "-dust/raft", name), "r+b") as f:
-        f.seek(12)
-        f.write(b"\xff\xff")
+    last = raftlog.log(m.path + "-dust/raft")[-1]
+    raftlog.flip(last.path, last.at + 100)
     e = w.error("SELECT dust_recover(?, ?)", m.path, box.path("y.db"))
     assert "log" in e.text, e
     assert not os.path.exists(box.path("y.db"))

@@ -18,6 +18,7 @@ import sys
 import time
 import zlib
 
+import raftlog
 import replay
 from cluster import LIB, PYTHON, SLOW, Member, child_env, copy_folder, scaled
 
@@ -145,7 +146,7 @@ class Losses:
     def __init__(self, recording, only="", first=None, styles=replay.STYLES, pick=None):
         """only: what begins with this path suffers the loss. first: begin at this mark. pick: after such records
         only."""
-        self.box, self.before = recording.box, recording.before
+        self.box, self.before, self.live = recording.box, recording.before, recording.live
         self.only, self.styles, self.marks = only, styles, recording.marks
         self.rng = random.Random(SEED)
         self.records = replay.read_log(recording.log)
@@ -157,6 +158,13 @@ class Losses:
             at = [seq for seq in at if seq > begin]
         self.points = [seq for seq in at if pick is None or pick(self.records[seq])]
         self.tried = {}
+
+    def batches(self, folder):
+        """What was written to the log in this folder, whole, in order."""
+        key = raftlog.key_of(os.path.join(self.live, folder))
+        found = [(r.seq, raftlog.batch_at(r.file, r.off, r.data, key, r.off)) for r in self.records
+                 if r.kind == "SUBMIT" and r.file.startswith(folder + "/log-")]
+        return [(seq, batch) for seq, batch in found if batch is not None]
 
     def sample(self, n):
         if n is None or n >= len(self.points):

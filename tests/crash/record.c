@@ -7,11 +7,12 @@
  * mutex is held over the call and its record. A call that failed leaves none. Which file a descriptor stands for is
  * left to replay.py, which follows the OPENs and CLOSEs.
  *
- * Writes by io_submit (libraft calls it through syscall()) are two records, SUBMIT before the call and DONE after
- * io_getevents has told of it: between them the write may be on disk, or not, or in part. Of several processes each
- * record is one append, made before the call returns: what another one does because of it stands behind it.
+ * A write that is durable when it is done (O_DSYNC, as the log's are) takes its time, and others go on meanwhile: it is two
+ * records, SUBMIT before the call and DONE after it, and the mutex is not held between them. There the write may be on
+ * disk, or not, or in part. Of several processes each record is one append, made before the call returns: what another one
+ * does because of it stands behind it.
  *
- * What cannot be followed (a shared mapping that is written to, a write by stdio, io_uring …) is recorded as such;
+ * What cannot be followed (a shared mapping that is written to, a write by stdio, asynchronous ones …) is recorded as such;
  * replay.py knows which of these are harmless. crash_mark() puts a note into the log; after crash_stop() the process
  * can be killed without a change that has no record.
  *
@@ -21,7 +22,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/aio_abi.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -37,14 +37,13 @@
 
 #define MAGIC 0x43524153u
 #define FDS_MAX 65536
-#define CALLS_MAX 64 /* writes in one io_submit, events of one io_getevents */
 
 enum kind { OPEN, CLOSE, WRITE, SIZE, ALLOC, RENAME, UNLINK, MKDIR, RMDIR, LINK, SYNC, SUBMIT, DONE, MARK, ODD, CUT };
 
 struct record {
     uint32_t magic, kind;
     int32_t pid, fd;
-    int32_t flags; /* OPEN: those of open(); WRITE, SUBMIT: 1 = durable when done */
+    int32_t flags; /* OPEN: those of open() */
     uint32_t path_len, path2_len;
     uint32_t unused;
     int64_t off, len; /* len: of the data; SIZE: the size; ALLOC: of the range; DONE: the result */
@@ -54,6 +53,9 @@ struct record {
 enum { FOLLOWED = 1, DSYNC = 2, APPEND = 4 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t none_under_way = PTHREAD_COND_INITIALIZER;
+static unsigned under_way; /* SUBMITs without DONE */
+static uint64_t last_id;
 static uint8_t fds[FDS_MAX];
 static char dir[PATH_MAX];
 static size_t dir_len;
@@ -167,6 +169,9 @@ void crash_mark(const char *text)
 void crash_stop(void)
 {
     lock();
+    while (under_way != 0) {
+        pthread_cond_wait(&none_under_way, &mutex);
+    }
 }
 
 /* Its place under the folder ("" is the folder itself), or NULL. */
@@ -324,9 +329,9 @@ static int64_t position(int fd)
     return fds[fd] & APPEND && fstat(fd, &st) == 0 ? st.st_size : lseek(fd, 0, SEEK_CUR);
 }
 
-static void written(int fd, const struct iovec *iov, int n, int64_t off, ssize_t len, bool durable)
+static void written(int fd, const struct iovec *iov, int n, int64_t off, ssize_t len)
 {
-    struct record r = {.kind = WRITE, .fd = fd, .flags = durable || fds[fd] & DSYNC, .off = off, .len = len};
+    struct record r = {.kind = WRITE, .fd = fd, .off = off, .len = len};
     int saved = errno;
 
     if (len > 0) {
@@ -335,17 +340,53 @@ static void written(int fd, const struct iovec *iov, int n, int64_t off, ssize_t
     errno = saved;
 }
 
+/* With the mutex. Gives the id for submitted(). */
+static uint64_t submit(int fd, const struct iovec *iov, int n, int64_t off)
+{
+    struct record r = {.kind = SUBMIT, .fd = fd, .off = off, .id = ++last_id};
+
+    for (int i = 0; i < n; i++) {
+        r.len += (int64_t)iov[i].iov_len;
+    }
+    append(&r, NULL, NULL, iov, n);
+    under_way++;
+    return r.id;
+}
+
+static void submitted(int fd, uint64_t id, ssize_t result)
+{
+    struct record r = {.kind = DONE, .fd = fd, .off = result, .id = id}; /* len counts data behind the record */
+
+    append(&r, NULL, NULL, NULL, 0);
+    if (--under_way == 0) {
+        pthread_cond_signal(&none_under_way);
+    }
+}
+
 #define WRITE_BODY(call, fd, iov, n, offset, durable)                                                                  \
     ssize_t done;                                                                                                      \
     int64_t where;                                                                                                     \
+    uint64_t id;                                                                                                       \
+    int saved;                                                                                                         \
     if (!followed(fd)) {                                                                                               \
         return call;                                                                                                   \
     }                                                                                                                  \
     lock();                                                                                                            \
     where = offset;                                                                                                    \
-    done = call;                                                                                                       \
-    written(fd, iov, n, where, done, durable);                                                                         \
+    if (!(durable) && (fds[fd] & DSYNC) == 0) {                                                                        \
+        done = call;                                                                                                   \
+        written(fd, iov, n, where, done);                                                                              \
+        unlock();                                                                                                      \
+        return done;                                                                                                   \
+    }                                                                                                                  \
+    id = submit(fd, iov, n, where);                                                                                    \
     unlock();                                                                                                          \
+    done = call;                                                                                                       \
+    saved = errno;                                                                                                     \
+    lock();                                                                                                            \
+    submitted(fd, id, done);                                                                                           \
+    unlock();                                                                                                          \
+    errno = saved;                                                                                                     \
     return done;
 
 ssize_t write(int fd, const void *buf, size_t len)
@@ -519,80 +560,6 @@ DUP_FUNCTION(dup3, (int old, int new, int flags), (old, new, flags), old)
 
 /* ---- syscall() ---- */
 
-static void submit(struct iocb *cb)
-{
-    struct iovec one = {(void *)(uintptr_t)cb->aio_buf, cb->aio_nbytes};
-    const struct iovec *iov = &one;
-    struct record r = {.kind = SUBMIT, .fd = (int32_t)cb->aio_fildes, .off = cb->aio_offset, .id = (uintptr_t)cb};
-    int n = 1;
-
-    if (cb->aio_lio_opcode == IOCB_CMD_PWRITEV) {
-        iov = (const struct iovec *)(uintptr_t)cb->aio_buf;
-        n = (int)cb->aio_nbytes;
-    } else if (cb->aio_lio_opcode != IOCB_CMD_PWRITE) {
-        note(ODD, r.fd, 0, "io_submit", NULL, 0, 0);
-        return;
-    }
-    for (int i = 0; i < n; i++) {
-        r.len += (int64_t)iov[i].iov_len;
-    }
-    r.flags = (cb->aio_rw_flags & (RWF_DSYNC | RWF_SYNC)) != 0 || fds[r.fd] & DSYNC;
-    append(&r, NULL, NULL, iov, n);
-}
-
-static void submitted(struct iocb *cb, int64_t result)
-{
-    struct record r = {.kind = DONE, .fd = (int32_t)cb->aio_fildes, .id = (uintptr_t)cb};
-
-    r.off = result; /* len counts data behind the record */
-    append(&r, NULL, NULL, NULL, 0);
-}
-
-typedef long (*syscall_fn)(long, ...);
-
-static long io_submit(syscall_fn real, long ctx, long n, struct iocb **cbs)
-{
-    long rv;
-    int saved;
-
-    lock();
-    for (long i = 0; i < n; i++) {
-        if (followed((int)cbs[i]->aio_fildes)) {
-            submit(cbs[i]);
-        }
-    }
-    unlock();
-    rv = real(SYS_io_submit, ctx, n, cbs);
-    saved = errno;
-    lock();
-    for (long i = rv < 0 ? 0 : rv; i < n; i++) { /* these were not taken */
-        if (followed((int)cbs[i]->aio_fildes)) {
-            submitted(cbs[i], -1);
-        }
-    }
-    unlock();
-    errno = saved;
-    return rv;
-}
-
-static long io_getevents(syscall_fn real, long ctx, long least, long most, struct io_event *events, long timeout)
-{
-    long rv = real(SYS_io_getevents, ctx, least, most, events, timeout);
-    int saved = errno;
-
-    lock();
-    for (long i = 0; i < rv; i++) {
-        struct iocb *cb = (struct iocb *)(uintptr_t)events[i].obj;
-
-        if (followed((int)cb->aio_fildes)) {
-            submitted(cb, events[i].res);
-        }
-    }
-    unlock();
-    errno = saved;
-    return rv;
-}
-
 long syscall(long number, ...)
 {
     long a[6];
@@ -608,10 +575,6 @@ long syscall(long number, ...)
         return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
     }
     switch (number) {
-    case SYS_io_submit:
-        return io_submit(real, a[0], a[1], (struct iocb **)a[2]);
-    case SYS_io_getevents:
-        return io_getevents(real, a[0], a[1], a[2], (struct io_event *)a[3], a[4]);
     case SYS_close: /* libuv */
         return close((int)a[0]);
     case SYS_pwritev:
@@ -621,9 +584,10 @@ long syscall(long number, ...)
     case SYS_copy_file_range:
         odd((int)a[2], "copy_file_range");
         break;
+    case SYS_io_setup:
     case SYS_io_uring_setup:
         lock();
-        note(ODD, -1, 0, "io_uring", NULL, 0, 0);
+        note(ODD, -1, 0, "asynchronous writes", NULL, 0, 0);
         unlock();
         break;
     default:

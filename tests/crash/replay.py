@@ -7,8 +7,8 @@
 
 The model. A file is a durable content and, behind it, the operations on it that no flush has covered yet; a folder is
 durable names and unflushed operations on names. fsync and fdatasync of a file cover what was done to it before, not its
-name; of a folder, the names in it. A write through O_DSYNC or RWF_DSYNC is durable when it is done, with its size and
-the changes of size before it, but not with what else was written. A write under way (SUBMIT without DONE) may be there.
+name; of a folder, the names in it. A write through O_DSYNC or RWF_DSYNC (SUBMIT) is durable when it is DONE, with its size
+and the changes of size before it, but not with what else was written. One that is under way may be there.
 
 A Choice says what of the unflushed becomes of it:
     none     nothing of it is there
@@ -42,7 +42,9 @@ def is_noise(path):
 
 
 class Record:
-    __slots__ = ("seq", "kind", "pid", "fd", "flags", "off", "len", "id", "path", "path2", "data")
+    """file: the path of what it is about, known once it was applied."""
+
+    __slots__ = ("seq", "kind", "pid", "fd", "flags", "off", "len", "id", "path", "path2", "data", "file")
 
     def __repr__(self):
         return "%d %s fd %d %s%s off %d len %d flags %x" % (
@@ -66,21 +68,10 @@ def read_log(path):
         n = r.len if r.kind in ("WRITE", "SUBMIT") else 0
         r.data, at = raw[at:at + n], at + n
         if len(r.data) == n:
-            records += under_way_first(r) if r.kind == "WRITE" and r.flags & 1 else [r]
+            records.append(r)
     for seq, r in enumerate(records):
         r.seq = seq
     return records
-
-
-def under_way_first(r):
-    """A durable write as two records, so that there is a point at which it is not done."""
-    done = Record()
-    for name in Record.__slots__:
-        setattr(done, name, getattr(r, name, None))
-    r.kind, done.kind = "SUBMIT", "DONE"
-    r.id = done.id = "write"
-    done.off, done.data = r.len, b""
-    return [r, done]
 
 
 class Image:
@@ -311,9 +302,11 @@ class Disk:
     def apply(self, r):
         """Take in a record. Says whether it changed what a power loss may leave."""
         getattr(self, "do_" + r.kind.lower())(r)
+        r.file = r.path
         if r.kind not in CHANGES:
             return False
         node = self.fds.get((r.pid, r.fd))
+        r.file = node.path if node is not None else r.file
         return node is None or not is_noise(node.path)
 
     def do_open(self, r):
@@ -346,10 +339,7 @@ class Disk:
         node.settle()
 
     def do_write(self, r):
-        node = self.file_of(r)
-        op = self.op(node, Op("WRITE", r.off, r.len, r.data))
-        if r.flags & 1:
-            self.durable(node, op)
+        self.op(self.file_of(r), Op("WRITE", r.off, r.len, r.data))
 
     def do_size(self, r):
         self.op(self.file_of(r), Op("SIZE", len_=r.len))
@@ -364,21 +354,20 @@ class Disk:
 
     def do_submit(self, r):
         node = self.file_of(r)
-        self.under_way[r.pid, r.id] = (node, self.op(node, Op("WRITE", r.off, r.len, r.data)), r.flags & 1)
+        self.under_way[r.pid, r.id] = (node, self.op(node, Op("WRITE", r.off, r.len, r.data)))
 
     def do_done(self, r):
-        node, op, durable = self.under_way.pop((r.pid, r.id))
-        if r.off < 0:
+        node, op = self.under_way.pop((r.pid, r.id))
+        if r.off <= 0:
             node.pending.remove(op)
         else:
-            assert r.off == len(op.data), r
-            if durable:
-                self.durable(node, op)
+            op.data = op.data[:r.off]  # the writer goes on with the rest
+            self.durable(node, op)
 
     def do_sync(self, r):
         node = self.file_of(r)
         if isinstance(node, File):
-            node.flush([op for n, op, _ in self.under_way.values() if n is node])
+            node.flush([op for n, op in self.under_way.values() if n is node])
             return
         rest = []
         for op in self.name_ops:

@@ -1,52 +1,44 @@
-"""Power loss while a member that has led cuts off its log what was not agreed, and writes on: each entry stays at its
-place."""
+"""Power loss while what was not agreed is replaced in the log of a member that has led: each entry stays at its place.
+
+Nothing is cut off: a batch whose first entry is not behind the last one makes void what was there."""
 import os
 
 import pytest
 
+import raftlog
 from cluster import SqlError, wait_until
-from losses import Losses, mark, points, stop
+from losses import Losses, mark, plain, points, stop
 
-ALONE, AGREED = 6, 4
-LOG = "SELECT idx, id FROM dust_log WHERE id IS NOT NULL"
-
-
-def log_of(m):
-    return dict(m.sql(LOG))
+RAFT = "a/a.db-dust/raft"
 
 
-def record(recording, box, size, filler):
-    """What a has in its log before it is cut, and at the end. size: of each row that is not agreed; filler: bytes before."""
+def record(recording, box, alone, agreed):
+    """Of a. alone, agreed: how many rows, and of what size."""
     os.mkdir(os.path.join(recording.live, "a"))
     recording.begin()
     a, b, c = members = recording.member("a", "a"), box.member("b"), box.member("c")
     for m in members:  # a leader that hears nobody steps down after this time: enough for a slow machine
         m.open("file:%s?vfs=dust&election=4000&bind=%s%s" % (m.path, m.address, "&join=" + a.address if m is not a else ""),
                uri=True)
-    a.sql("CREATE TABLE t(x)")
-    a.sql("INSERT INTO t VALUES('before')")
+    a.sql("CREATE TABLE t(x, y)")
+    a.sql("INSERT INTO t VALUES('before', x'')")
     box.settle(*members)
     a.checkpoint()  # alone, a member applies nothing that app.db has not
-    if filler:
-        a.sql("CREATE TABLE filler(x)")
-        a.sql("INSERT INTO filler VALUES(randomblob(?))", filler)
-        box.settle(*members)
     stored = a.status()["stored_index"]
     b.kill9()
     c.kill9()
     jobs = []
-    for i in range(ALONE):
+    for i in range(alone[0]):
         a.open(a.path, conn="alone%d" % i)
-        jobs.append(a.start("sql", conn="alone%d" % i, sql="INSERT INTO t VALUES(randomblob(?))", params=[size]))
+        jobs.append(a.start("sql", conn="alone%d" % i, sql="INSERT INTO t VALUES('alone', randomblob(?))", params=[alone[1]]))
         stored += 1
         wait_until("it is in the leader's log", lambda: a.status()["stored_index"] >= stored, 20)
-    old = log_of(a)
     mark(a, "alone")
     a.freeze()
     b.restart()
     c.restart()
-    for i in range(AGREED):
-        b.sql("INSERT INTO t VALUES('agreed')", timeout=90)
+    for i in range(agreed[0]):
+        b.sql("INSERT INTO t VALUES('agreed', randomblob(?))", agreed[1], timeout=90)
     a.thaw()
     for job in jobs:
         try:
@@ -54,37 +46,68 @@ def record(recording, box, size, filler):
             raise AssertionError("it was agreed")
         except SqlError as e:
             assert e.name == "SQLITE_BUSY_SNAPSHOT", e
-    a.sql("INSERT INTO t VALUES('after')", timeout=90)
+    a.sql("INSERT INTO t VALUES('after', x'')", timeout=90)
     box.settle(*members)
-    new = log_of(b)
+    last = b.status()["stored_index"]
+    wait_until("a has stored it all", lambda: a.status()["stored_index"] >= last)
+    mark(a, "settled")
+    a.checkpoint()
     stop(a)
     b.kill9()  # what is left of a is to be opened alone
     c.kill9()
-    return old, new
 
 
-def look(opener, folder, old, new):
-    (rows, error), = opener.open((os.path.join(folder, "a", "a.db"), [
-        "PRAGMA dust_consistency = stale", "PRAGMA integrity_check", "SELECT x FROM t", LOG]))
-    assert error is None, error
-    _, check, there, log = rows
-    assert check == [["ok"]], check[:3]
-    names = [r[0] for r in there]
-    assert names == ["before"] + ["agreed"] * names.count("agreed") + ["after"] * names.count("after"), names
-    assert names.count("agreed") in (0, AGREED) or "after" not in names, names
+def look_at_files(point, folder, old, new):
+    """The log as it lies there: what was before, or from some entry on what replaced it."""
+    there = raftlog.entries(raftlog.log(os.path.join(folder, RAFT)))
     cut = False
-    for i, id_ in log:
-        if not cut and old.get(i) == id_:
+    for i in sorted(there):
+        if not cut and old.get(i) == there[i]:
             continue
         cut = True
-        assert new.get(i) == id_, "at %d is %s, and should be %s or %s" % (i, id_, old.get(i), new.get(i))
+        assert new.get(i) == there[i], "entry %d is neither the old one nor the new one" % i
+    assert cut or max(there) == max(old), "entries up to %d are there, of %d" % (max(there), max(old))
+    assert "settled" not in point.marks or (cut and max(there) == max(new))
+    assert sorted(there) == list(range(min(there), max(there) + 1)), sorted(there)
+    return max(there)
 
 
-@pytest.mark.parametrize("segments,size,filler", [(1, 100, 0), (2, 300 << 10, 7 << 20)])  # one has 8 MiB
-def test_truncate(box, opener, recording, segments, size, filler):
-    old, new = record(recording, box, size, filler)
-    losses = Losses(recording, first="alone")
-    alone = next(r.seq for r in losses.records if r.kind == "MARK" and r.path == "alone")
-    cut = [r.path for r in losses.records if r.seq > alone and r.kind == "UNLINK" and "/raft/0" in r.path]
-    assert len(cut) == segments, cut
-    losses.check(points(20), lambda point, folder: look(opener, folder, old, new))
+def look(opener, point, folder, old, new, n_alone, n_agreed):
+    last = look_at_files(point, folder, old, new)
+    path, recovered = os.path.join(folder, "a", "a.db"), os.path.join(folder, "recovered.db")
+    # All that the log has.
+    (_, error), = opener.open((":memory:", [("SELECT dust_recover(?, ?)", [path, recovered])]))
+    assert error is None, error
+    names = [r[0] for r in plain(recovered, "SELECT x FROM t ORDER BY rowid")[0]]
+    k, j = names.count("alone"), names.count("agreed")
+    assert names in (["before"] + ["alone"] * n_alone, ["before"] + ["agreed"] * j,
+                     ["before"] + ["agreed"] * n_agreed + ["after"]), (k, j, names)
+    # And as a member, alone.
+    (rows, error), = opener.open((path, [
+        "PRAGMA dust_consistency = stale", "PRAGMA integrity_check", "SELECT x FROM t",
+        "SELECT value FROM dust_status WHERE name = 'stored_index'"]))
+    assert error is None, error
+    _, check, there, stored = rows
+    assert check == [["ok"]], check[:3]
+    assert stored == [[last]], (stored, last)
+    there = [r[0] for r in there]
+    assert "alone" not in there and there == names[:len(there)], (there, names)
+
+
+@pytest.mark.parametrize("alone,agreed,files", [
+    ((6, 100), (4, 100), (1, 1)), ((24, 400000), (4, 100), (3, 1)), ((12, 400000), (12, 400000), (2, 2))],
+    ids=["few", "many", "both"])
+def test_truncate(box, opener, recording, alone, agreed, files):
+    """files: in how many what is replaced is, and what replaces it."""
+    record(recording, box, alone, agreed)
+    losses = Losses(recording, first="alone", pick=lambda r: r.file.startswith("a/a.db-dust/"))  # not checkpoints
+    mark_ = next(r.seq for r in losses.records if r.kind == "MARK" and r.path == "alone")
+    before = [batch for seq, batch in losses.batches(RAFT) if seq < mark_]
+    after = [batch for seq, batch in losses.batches(RAFT) if seq > mark_]
+    old, new = raftlog.entries(before), raftlog.entries(before + after)
+    first = next(i for i in sorted(new) if new[i] != old.get(i))
+    assert after[0].first == first == max(old) - alone[0] + 1, (before, after)
+    assert len({batch.path for batch in before if batch.last >= first}) >= files[0], before
+    assert len({batch.path for batch in after}) >= files[1], after
+    losses.check(points(20 if files == (1, 1) else 12),
+                 lambda point, folder: look(opener, point, folder, old, new, alone[0], agreed[0]))

@@ -99,6 +99,10 @@ class Member(cluster.Worker):
         """Its process is killed after so many more writes to app.db."""
         self.control[4:8] = struct.pack("<i", writes)
 
+    def strike_log(self, writes):
+        """… in so many writes to its log, in the middle of the last one."""
+        self.control[16:20] = struct.pack("<i", writes)
+
     def wall_clock(self, ms):
         self.control[8:16] = struct.pack("<q", ms)
 
@@ -108,6 +112,7 @@ class Member(cluster.Worker):
         self.start_number += 1
         self.frozen = False
         self.strike(0)
+        self.strike_log(0)
         cluster.Worker.__init__(self, self.box_, self.name, env={
             "LD_PRELOAD": ":".join(preload), "FAULTS_DIR": self.dir, "FAULTS_CONTROL": self.control_path,
             "FAULTS_UNDO": self.undo})
@@ -466,7 +471,7 @@ def power_lost(run):
     m = run.pick()
     if m is None:
         return
-    wait_for_checkpoint(run, m)
+    wait_for_moment(run, m)
     m.kill9()
     yield "%s, not flushed: %s" % (m.name, power.lose(m.undo, run.random))
     m.come_back()
@@ -477,7 +482,7 @@ def power_lost_everywhere(run):
     victims = run.up()
     if not victims:
         return
-    wait_for_checkpoint(run, run.random.choice(victims))
+    wait_for_moment(run, run.random.choice(victims))
     for m in victims:
         m.p.kill()
     for m in victims:
@@ -488,17 +493,17 @@ def power_lost_everywhere(run):
     yield "all are back"
 
 
-def wait_for_checkpoint(run, m):
-    """Half the time, strike in the middle of a checkpoint: one is asked for, and the process ends after some of its writes
-    to app.db."""
-    if run.random.random() < 0.5:
+def wait_for_moment(run, m):
+    """A third of the time, strike in the middle of a checkpoint: one is asked for, and the process ends after some of its
+    writes to app.db; a third of the time in a write to its log."""
+    dice = run.random.random()
+    if dice < 0.33:
         return
-    try:
-        m.start("sql", conn="checkpoint-%d" % run.random.randrange(10**9), sql="", params=[])
-    except Dead:
-        return
-    m.strike(run.random.choice([1, 2, 3, 5, 8]))
-    threading.Thread(target=m.ask, args=("SELECT dust_checkpoint()",), daemon=True).start()
+    if dice < 0.66:
+        m.strike_log(run.random.choice([1, 2, 5, 20]))
+    else:
+        m.strike(run.random.choice([1, 2, 3, 5, 8]))
+        threading.Thread(target=m.ask, args=("SELECT dust_checkpoint()",), daemon=True).start()
     end = time.monotonic() + 2.0
     while time.monotonic() < end and m.alive():
         time.sleep(0.001)
@@ -632,15 +637,16 @@ def disk_full(run):
     m = run.pick()
     if m is None:
         return
-    m.disk(1)
+    m.disk(run.random.choice([1, 3]))
     yield m.name
     m.disk(0)
     yield m.name + " has space again"
 
 
 def disk_full_everywhere(run):
+    how = run.random.choice([1, 3])
     for m in run.members:
-        m.disk(1)
+        m.disk(how)
     yield "all"
     for m in run.members:
         m.disk(0)

@@ -1,14 +1,15 @@
 """Loss of power: takes back what a killed member had written and not flushed (preload.c keeps the undo log).
 
 For each sector the disk may hold what any one of the writes since the last flush left, or what was there before them;
-a file's size, a new name, a removal and a renaming may have reached the disk or not.
+a file's size, a new name, a removal and a renaming may have reached the disk or not. A write that is durable when it is
+done (O_DSYNC) counts as flushed, it alone, once it is.
 """
 import os
 import shutil
 import struct
 
 SECTOR = 512
-WRITE, SYNC, CREATE, UNLINK, RENAME, SYNCDIR = 1, 2, 3, 4, 5, 6
+WRITE, SYNC, CREATE, UNLINK, RENAME, SYNCDIR, WRITTEN = 1, 2, 3, 4, 5, 6, 7
 HEAD = struct.Struct("<IIIIQQI")
 
 
@@ -33,15 +34,19 @@ def lose(undo, rng, keep=0.5):
     for r in records(undo):
         kind, path = r[0], r[1]
         if kind == SYNC:
-            pending = [p for p in pending if not (p[0] == WRITE and p[1] == path)]
+            pending = [p for p in pending if not (p[0] in (WRITE, WRITTEN) and p[1] == path)]
         elif kind == SYNCDIR:
-            pending = [p for p in pending if p[0] == WRITE or os.path.dirname(p[1]) != path]
+            pending = [p for p in pending if p[0] in (WRITE, WRITTEN) or os.path.dirname(p[1]) != path]
         else:
+            if kind == WRITTEN:  # what it covers as a whole is done with
+                begin, end = r[3], r[3] + r[4]
+                pending = [p for p in pending if not (p[0] in (WRITE, WRITTEN) and p[1] == path and
+                                                      begin <= p[3] and p[3] + max(size_of(p), 1) <= end)]
             pending.append(r)
-    writes = [p for p in pending if p[0] == WRITE]
+    writes = [p for p in pending if p[0] in (WRITE, WRITTEN)]
     for path in sorted({p[1] for p in writes}):
         lose_writes(path, [p for p in writes if p[1] == path], rng, keep)
-    for kind, path, other, _, _, data in reversed([p for p in pending if p[0] != WRITE]):
+    for kind, path, other, _, _, data in reversed([p for p in pending if p[0] not in (WRITE, WRITTEN)]):
         if rng.random() < keep:
             continue
         if kind == CREATE and os.path.exists(path):
@@ -55,16 +60,29 @@ def lose(undo, rng, keep=0.5):
     clear(undo)
     count = {}
     for r in pending:
+        if r[0] == WRITTEN:
+            continue
         name = os.path.basename(r[1])
         count[name] = count.get(name, 0) + 1
     return count
+
+
+def size_of(r):
+    return r[4] if r[0] == WRITTEN else len(r[5])
 
 
 def lose_writes(path, writes, rng, keep):
     if not os.path.exists(path):
         return
     sectors = {}  # number: what it held before each write to it, oldest first
-    for _, _, _, offset, _, data in writes:
+    sizes = []
+    for kind, _, _, offset, size, data in writes:
+        if kind == WRITTEN:
+            for at in range(offset // SECTOR, (offset + size + SECTOR - 1) // SECTOR):
+                sectors.pop(at, None)
+            sizes = [max(x, offset + size) for x in sizes]
+            continue
+        sizes.append(size)
         for at in range(offset // SECTOR, (offset + len(data) + SECTOR - 1) // SECTOR):
             lo, hi = max(offset, at * SECTOR), min(offset + len(data), (at + 1) * SECTOR)
             sectors.setdefault(at, []).append((lo, data[lo - offset:hi - offset]))
@@ -81,7 +99,6 @@ def lose_writes(path, writes, rng, keep):
             for lo, data in reversed(before[first:]):
                 f.seek(lo)
                 f.write(data)
-        sizes = [w[4] for w in writes]
         if sizes and rng.random() >= keep and mode < 0.6:
             size = sizes[0]
             f.truncate(size)

@@ -6,26 +6,27 @@
  * FAULTS_UNDO     where the undo log goes; absent: power is not lost
  *
  * Disk. With disk = 1 nothing that needs new space succeeds (ENOSPC), as on a full disk: creating a file, writing beyond
- * its end, allocating. With disk = 2 every write and flush fails (EIO). Reads go on.
+ * its end, allocating. With disk = 2 every write and flush fails (EIO). With disk = 3 every write fails for want of space,
+ * also into what a file has already, as on a file system that never writes in place. Reads go on.
  *
  * Power. A process that is killed loses nothing that it has written; a machine loses what was not flushed. So before
- * each write that is not flushed by itself, the bytes that it replaces go to the undo log, with the file's size; and a
- * note when a file, or a folder, has been flushed. A write to a file opened with O_DSYNC, as libraft's are, flushes it by
- * itself. When the process has been killed, the test takes back some of what the log holds and no flush has made durable
- * (power.py): any of it, sector by sector, in any order. A file that is unlinked, or replaced by a rename, is kept under
- * another name in FAULTS_UNDO.d until its folder has been flushed.
+ * each write the bytes that it replaces go to the undo log, with the file's size; and a note when a file, or a folder, has
+ * been flushed, or a write to a file that was opened with O_DSYNC, as the log's are, has come to its end. When the process
+ * has been killed, the test takes back some of what the undo log holds and no flush has made durable (power.py): any of it,
+ * sector by sector, in any order. A file that is unlinked, or replaced by a rename, is kept under another name in
+ * FAULTS_UNDO.d until its folder has been flushed.
  *
- *     record: magic 4 ("undo"), kind 4, path 4, other path 4, offset 8, size of the file before 8, length 4, then the
- *     paths and the old bytes. All little-endian.
+ *     record: magic 4 ("undo"), kind 4, path 4, other path 4, offset 8, size of the file before 8 (UNDO_WRITTEN: bytes
+ *     written), length 4, then the paths and the old bytes. All little-endian.
  *
- * With `strike` the process kills itself after a write to app.db: in the middle of a checkpoint.
+ * With `strike` the process kills itself after a write to app.db: in the middle of a checkpoint; with `strike_log` in the
+ * middle of a write to a file of the log.
  *
  * Clock. The time of day (not the monotonic clock) is off by clock_ms. */
 #undef _FILE_OFFSET_BITS /* it would make one of open and open64 */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/aio_abi.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -44,15 +45,15 @@
 
 #define FDS 65536
 #define CHUNK 65536
-#define RWF_NOWAIT_FLAG 0x00000008u /* as RWF_NOWAIT in linux/fs.h */
 
 struct control {
     volatile int32_t disk;
     int32_t strike; /* the process is killed after so many more writes to app.db; 0: it is not */
     volatile int64_t clock_ms;
+    int32_t strike_log; /* … to a file of the log */
 };
 
-enum kind { UNDO_WRITE = 1, UNDO_SYNC, UNDO_CREATE, UNDO_UNLINK, UNDO_RENAME, UNDO_SYNCDIR };
+enum kind { UNDO_WRITE = 1, UNDO_SYNC, UNDO_CREATE, UNDO_UNLINK, UNDO_RENAME, UNDO_SYNCDIR, UNDO_WRITTEN };
 
 static struct control nothing, *control = &nothing;
 static char dir[4096], undo_path[4096], *paths[FDS];
@@ -152,10 +153,6 @@ static void before_write(int fd, uint64_t offset, uint64_t len)
     if (undo_fd < 0 || path == NULL) {
         return;
     }
-    if (flushing[fd] && len != 0) {
-        note(UNDO_SYNC, path, NULL, 0, 0, NULL, 0);
-        return;
-    }
     again = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0); /* fd may be for writing only */
     for (uint64_t at = offset; at < offset + len; at += CHUNK) {
         static __thread uint8_t old[CHUNK];
@@ -177,6 +174,34 @@ static void before_write(int fd, uint64_t offset, uint64_t len)
     }
 }
 
+static void strike(int32_t *count)
+{
+    if (__atomic_load_n(count, __ATOMIC_RELAXED) > 0 && __atomic_sub_fetch(count, 1, __ATOMIC_RELAXED) == 0) {
+        kill(getpid(), SIGKILL);
+    }
+}
+
+/* So much was written there. */
+static ssize_t after_write(int fd, uint64_t offset, ssize_t done)
+{
+    const char *path = path_of(fd), *name = path != NULL ? strrchr(path, '/') : NULL;
+    int saved = errno;
+
+    if (name == NULL) {
+        return done;
+    }
+    if (strcmp(name, "/app.db") == 0) {
+        strike(&control->strike);
+    } else if (strncmp(name, "/log-", 5) == 0) {
+        strike(&control->strike_log);
+    }
+    if (flushing[fd] && done > 0) {
+        note(UNDO_WRITTEN, path, NULL, offset, (uint64_t)done, NULL, 0);
+    }
+    errno = saved;
+    return done;
+}
+
 static bool refuse(int fd, uint64_t end)
 {
     if (path_of(fd) == NULL || control->disk == 0) {
@@ -186,7 +211,7 @@ static bool refuse(int fd, uint64_t end)
         errno = EIO;
         return true;
     }
-    if (end > size_of(fd)) {
+    if (control->disk == 3 || end > size_of(fd)) {
         errno = ENOSPC;
         return true;
     }
@@ -217,7 +242,7 @@ static int open_it(int at, const char *path, int flags, mode_t mode)
     bool existed = ours(path) && syscall(SYS_newfstatat, at, path, &st, 0) == 0;
 
     if (ours(path) && (flags & O_CREAT) != 0 && !existed && control->disk != 0) {
-        errno = control->disk == 1 ? ENOSPC : EIO;
+        errno = control->disk == 2 ? EIO : ENOSPC;
         return -1;
     }
     if (ours(path) && existed && (flags & O_TRUNC) != 0 && undo_fd >= 0) {
@@ -269,40 +294,29 @@ int close(int fd)
 
 ssize_t write(int fd, const void *buf, size_t n)
 {
-    if (path_of(fd) != NULL) {
-        uint64_t at = (uint64_t)syscall(SYS_lseek, fd, 0, SEEK_CUR);
+    uint64_t at;
 
-        if (refuse(fd, at + n)) {
-            return -1;
-        }
-        before_write(fd, at, n);
+    if (path_of(fd) == NULL) {
+        return syscall(SYS_write, fd, buf, n);
     }
-    return syscall(SYS_write, fd, buf, n);
-}
-
-static void strike(int fd)
-{
-    const char *path = path_of(fd), *name = path != NULL ? strrchr(path, '/') : NULL;
-
-    if (name != NULL && strcmp(name, "/app.db") == 0 && __atomic_load_n(&control->strike, __ATOMIC_RELAXED) > 0 &&
-        __atomic_sub_fetch(&control->strike, 1, __ATOMIC_RELAXED) == 0) {
-        kill(getpid(), SIGKILL);
+    at = (uint64_t)syscall(SYS_lseek, fd, 0, SEEK_CUR);
+    if (refuse(fd, at + n)) {
+        return -1;
     }
+    before_write(fd, at, n);
+    return after_write(fd, at, syscall(SYS_write, fd, buf, n));
 }
 
 ssize_t pwrite(int fd, const void *buf, size_t n, off_t offset)
 {
-    ssize_t rv;
-
-    if (path_of(fd) != NULL) {
-        if (refuse(fd, (uint64_t)offset + n)) {
-            return -1;
-        }
-        before_write(fd, (uint64_t)offset, n);
+    if (path_of(fd) == NULL) {
+        return syscall(SYS_pwrite64, fd, buf, n, offset);
     }
-    rv = syscall(SYS_pwrite64, fd, buf, n, offset);
-    strike(fd);
-    return rv;
+    if (refuse(fd, (uint64_t)offset + n)) {
+        return -1;
+    }
+    before_write(fd, (uint64_t)offset, n);
+    return after_write(fd, (uint64_t)offset, syscall(SYS_pwrite64, fd, buf, n, offset));
 }
 
 ssize_t pwrite64(int fd, const void *buf, size_t n, off64_t offset)
@@ -329,7 +343,7 @@ ssize_t pwritev(int fd, const struct iovec *v, int n, off_t offset)
     if (path_of(fd) != NULL && vector(fd, v, n, offset) != 0) {
         return -1;
     }
-    return syscall(SYS_pwritev, fd, v, n, offset, 0);
+    return after_write(fd, (uint64_t)offset, syscall(SYS_pwritev, fd, v, n, offset, 0));
 }
 
 ssize_t pwritev64(int fd, const struct iovec *v, int n, off64_t offset)
@@ -339,10 +353,12 @@ ssize_t pwritev64(int fd, const struct iovec *v, int n, off64_t offset)
 
 ssize_t writev(int fd, const struct iovec *v, int n)
 {
-    if (path_of(fd) != NULL && vector(fd, v, n, syscall(SYS_lseek, fd, 0, SEEK_CUR)) != 0) {
+    off_t at = path_of(fd) != NULL ? syscall(SYS_lseek, fd, 0, SEEK_CUR) : 0;
+
+    if (path_of(fd) != NULL && vector(fd, v, n, at) != 0) {
         return -1;
     }
-    return syscall(SYS_writev, fd, v, n);
+    return after_write(fd, (uint64_t)at, syscall(SYS_writev, fd, v, n));
 }
 
 int ftruncate(int fd, off_t size)
@@ -369,7 +385,7 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
 {
     if (path_of(fd) != NULL) {
         if (control->disk != 0) {
-            errno = control->disk == 1 ? ENOSPC : EIO;
+            errno = control->disk == 2 ? EIO : ENOSPC;
             return -1;
         }
         before_write(fd, (uint64_t)offset, 0);
@@ -388,7 +404,7 @@ int posix_fallocate(int fd, off_t offset, off_t len)
 
     if (path_of(fd) != NULL) {
         if (control->disk != 0) {
-            return control->disk == 1 ? ENOSPC : EIO;
+            return control->disk == 2 ? EIO : ENOSPC;
         }
         before_write(fd, (uint64_t)offset, 0);
     }
@@ -466,37 +482,6 @@ int rename(const char *from, const char *to)
     return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
-/* libraft's writes: io_submit has no wrapper in libc. A kernel does not tell of a bad disk when a write is submitted, but
- * when it is done; and what a bad disk does to libraft otherwise is not to be tested. So the first try, which must not
- * wait, is put off; libraft has a thread try again and wait, and that thread hears of it. */
-static bool refuse_aio(long n, struct iocb **list)
-{
-    for (long i = 0; i < n; i++) {
-        const struct iovec *v = (const struct iovec *)(uintptr_t)list[i]->aio_buf;
-        uint64_t len = list[i]->aio_nbytes;
-
-        if (path_of((int)list[i]->aio_fildes) == NULL) {
-            continue;
-        }
-        if (list[i]->aio_lio_opcode == IOCB_CMD_PWRITEV) {
-            len = 0;
-            for (uint64_t k = 0; k < list[i]->aio_nbytes; k++) {
-                len += v[k].iov_len;
-            }
-        } else if (list[i]->aio_lio_opcode != IOCB_CMD_PWRITE) {
-            continue;
-        }
-        if (refuse((int)list[i]->aio_fildes, (uint64_t)list[i]->aio_offset + len)) {
-            if ((list[i]->aio_rw_flags & RWF_NOWAIT_FLAG) != 0) {
-                errno = EAGAIN;
-            }
-            return true;
-        }
-        before_write((int)list[i]->aio_fildes, (uint64_t)list[i]->aio_offset, len);
-    }
-    return false;
-}
-
 long syscall(long number, ...)
 {
     long a[6];
@@ -509,9 +494,6 @@ long syscall(long number, ...)
     va_end(ap);
     if (number == SYS_close) { /* libuv's way */
         return close((int)a[0]);
-    }
-    if (number == SYS_io_submit && dir_len != 0 && refuse_aio(a[1], (struct iocb **)a[2])) {
-        return -1;
     }
     return raw(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

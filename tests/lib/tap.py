@@ -8,7 +8,7 @@ from cluster import free_port
 
 
 class Tap:
-    """rate: bytes a second that each connection passes on; None: all."""
+    """rate: bytes a second that each connection passes on; None: all. While `through` is cleared, nothing gets to the member."""
 
     def __init__(self, target, rate=None):
         self.target = target
@@ -16,6 +16,8 @@ class Tap:
         self.port = free_port()
         self.address = "127.0.0.1:%d" % self.port
         self.recorded = []
+        self.through = threading.Event()
+        self.through.set()
         self.server = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -42,6 +44,7 @@ class Tap:
                 if not data:
                     break
                 if tape is not None:
+                    self.through.wait()
                     tape += data
                     if self.rate:
                         time.sleep(len(data) / self.rate)
@@ -55,6 +58,7 @@ class Tap:
                 pass
 
     def close(self):
+        self.through.set()
         self.server.close()
 
 

@@ -12,14 +12,13 @@
  * and says what came of it: how many were met, how many failed, and the stack of the first that did. With n = 0 it
  * keeps a hash of the stack of each call, so that the test can choose calls from different places.
  *
- * Of files only those in `dir` count, and the asynchronous writes that libraft makes through syscall(2). */
+ * Of files only those in `dir` count. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
-#include <linux/aio_abi.h>
 #include <link.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -33,7 +32,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -198,6 +196,12 @@ static bool fd_ours(int fd)
     WRAPPER(ret, name, RAFT, kind, params, args, counts, failure)                                                      \
     WRAPPER(ret, name, UV, kind, params, args, counts, failure)                                                        \
     WRAPPER(ret, name, SQLITE, kind, params, args, counts, failure)
+#define WRAP_DUST(ret, name, kind, params, args, counts, failure)                                                      \
+    static ret(*real_##name) params;                                                                                   \
+    WRAPPER(ret, name, DUST, kind, params, args, counts, failure)                                                      \
+    WRAPPER(ret, name, RAFT, kind, params, args, false, failure)                                                       \
+    WRAPPER(ret, name, UV, kind, params, args, false, failure)                                                         \
+    WRAPPER(ret, name, SQLITE, kind, params, args, false, failure)
 
 #define NO_MEMORY FAIL(ENOMEM, NULL)
 WRAP(void *, malloc, MEMORY, (size_t n), (n), true, NO_MEMORY)
@@ -255,28 +259,12 @@ WRAP(void *, mmap64, DISK, (void *p, size_t n, int prot, int flags, int fd, off_
     FD_WHOLE, FAIL(ENOMEM, MAP_FAILED))
 WRAP(int, eventfd, DISK, (unsigned first, int flags), (first, flags), control->mode != SHORT, FAIL(EMFILE, -1))
 
-static long (*real_syscall)(long, long, long, long, long, long, long);
-
-/* libraft's asynchronous writes: they fail when they end. That they cannot be begun means no more than that the kernel
- * has no place for them just now. */
-static long io_getevents_failing(long ctx, long least, long most, struct io_event *events, long timeout)
-{
-    long n = real_syscall(SYS_io_getevents, ctx, least, most, (long)events, timeout, 0);
-
-    for (long i = 0; i < n; i++) {
-        events[i].res = control->mode == SHORT ? events[i].res / 2 : -code(EIO);
-    }
-    return n;
-}
-
-static bool syscall_counts(long no)
-{
-    return no == SYS_io_getevents || ((no == SYS_io_submit || no == SYS_io_setup) && control->mode != SHORT);
-}
-
-WRAP(long, syscall, DISK, (long no, long a, long b, long c, long d, long e, long f), (no, a, b, c, d, e, f),
-    syscall_counts(no),
-    if (no == SYS_io_getevents) return io_getevents_failing(a, b, c, (struct io_event *)d, e); FAIL(EAGAIN, -1))
+/* Whether a file is there, and what kind: SQLite has a table of these, and takes a failure for "no". */
+WRAP_DUST(int, access, DISK, (const char *path, int mode), (path, mode), PATH_WHOLE, FAIL(EIO, -1))
+WRAP_DUST(int, fstat64, DISK, (int fd, void *st), (fd, st), FD_WHOLE, FAIL(EIO, -1))
+WRAP_DUST(int, openat64, DISK, (int fd, const char *path, int flags, mode_t mode), (fd, path, flags, mode), FD_WHOLE,
+    FAIL(EMFILE, -1))
+WRAP_DUST(void *, readdir64, DISK, (DIR *d), (d), fd_ours(dirfd(d)) && control->mode != SHORT, FAIL(EIO, NULL))
 
 WRAP(int, socket, NETWORK, (int domain, int type, int protocol), (domain, type, protocol), true, FAIL(EMFILE, -1))
 WRAP(int, bind, NETWORK, (int fd, const struct sockaddr *a, socklen_t n), (fd, a, n), true, FAIL(EADDRINUSE, -1))
@@ -333,11 +321,12 @@ static const struct import {
     X(malloc) X(calloc) X(realloc) X(strdup) X(strndup) X(posix_memalign) X(aligned_alloc) X(raft_malloc) X(nn_allocmsg)
     X(pwrite) X(pwrite64) X(write) X(pread) X(pread64) X(read) X(fsync) X(fdatasync) X(ftruncate64) X(truncate64)
     X(fallocate64) X(posix_fallocate) X(posix_fallocate64) X(rename) X(unlink) X(rmdir) X(mkdir) X(fchmod) X(stat64)
-    X(fgets) X(fcntl64) X(scandir64) X(writev) X(fopen64) X(opendir) X(open64) X(mmap64) X(eventfd) X(syscall) X(socket)
-    X(bind) X(nn_socket) X(nn_bind) X(nn_connect) X(nn_send) X(nn_recv) X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl)
-    X(epoll_create1) X(pipe2) X(listen) X(accept4) X(connect) X(send) X(sendmsg) X(recv) X(getsockopt)
-    X(getsockname) X(uv_loop_init) X(uv_async_init) X(uv_poll_init) X(uv_poll_start) X(pthread_create) X(raft_apply)
-    X(raft_barrier) X(raft_add) X(raft_assign) X(raft_remove) X(raft_transfer) X(raft_configuration_add)
+    X(fgets) X(fcntl64) X(scandir64) X(writev) X(fopen64) X(opendir) X(open64) X(mmap64) X(eventfd) X(access) X(fstat64)
+    X(openat64) X(readdir64) X(socket) X(bind) X(nn_socket) X(nn_bind) X(nn_connect) X(nn_send) X(nn_recv)
+    X(nn_setsockopt) X(nn_getsockopt) X(epoll_ctl) X(epoll_create1) X(pipe2) X(listen) X(accept4) X(connect) X(send)
+    X(sendmsg) X(recv) X(getsockopt) X(getsockname) X(uv_loop_init) X(uv_async_init) X(uv_poll_init) X(uv_poll_start)
+    X(pthread_create) X(raft_apply) X(raft_barrier) X(raft_add) X(raft_assign) X(raft_remove) X(raft_transfer)
+    X(raft_configuration_add)
 #undef X
 };
 

@@ -32,7 +32,7 @@ static struct {
     bool finishing;
 } clients;
 
-struct client_habits client_habits = {.think_ns = 20 * MS_NS, .write = 60, .hookless = 20, .bytes = 200};
+struct client_habits client_habits = {.think_ns = 20 * MS_NS, .write = 60, .hookless = 20, .bytes = 200, .large = 1000};
 
 static const char tables[] =
     "CREATE TABLE head(k INTEGER PRIMARY KEY CHECK (k = 1), n INTEGER, tx INTEGER);"
@@ -421,7 +421,7 @@ static void do_write(struct client *c)
 
     task_set_note(op);
     if (op->kind == OP_KIND_ITEM) {
-        op->bytes = 1 + chance_below(chance(9000) ? 40 : client_habits.bytes);
+        op->bytes = 1 + chance_below(chance(client_habits.large) ? client_habits.bytes : 40);
         sqlite3_bind_int64(c->insert, 1, (sqlite3_int64)op->tx);
         sqlite3_bind_int64(c->insert, 2, (sqlite3_int64)op->bytes);
         rc = step_once(c->insert);

@@ -36,7 +36,8 @@ struct client_habits {
     uint64_t think_ns; /* between operations, at most */
     unsigned write;    /* of 100 operations */
     unsigned hookless; /* of 100 connections */
-    uint64_t bytes;    /* of an item, at most */
+    uint64_t bytes;    /* of an item, at most: of so many of 10,000; the others have 40 */
+    unsigned large;
 };
 extern struct client_habits client_habits;
 

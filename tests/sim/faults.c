@@ -6,6 +6,7 @@
 #include "tests/sim/faults.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/sim/client.h"
@@ -35,7 +36,8 @@ enum fault {
     FAULT_TRANSFER,
     FAULT_REPLACE,
     FAULT_ROLE,
-    FAULT_FOLD, /* the power fails in a checkpoint */
+    FAULT_FOLD,  /* the power fails in a checkpoint */
+    FAULT_WRITE, /* … or in a write of the log, of term or vote; or the process is killed in it */
     FAULT_KINDS
 };
 
@@ -44,6 +46,7 @@ static struct {
     uint64_t end_ns, pause_max_ns;
     uint64_t replacing_ns; /* until then no other member is replaced */
     unsigned finals;
+    unsigned threshold, trailing; /* how soon libraft takes snapshots, how much it keeps behind them; 0: as dust says */
 } faults;
 
 static struct machine *any_machine(void)
@@ -175,11 +178,9 @@ static void bad_disk(struct machine *m, enum fault f)
 
 /* ---- through SQL ---- */
 
-struct errand {
+struct errand { /* of the task that is on it, which may die with its machine */
     struct machine *on, *about;
 };
-
-static struct errand errands[MACHINES_MAX + 1]; /* by whom they are about */
 
 static void transfer_run(void *arg)
 {
@@ -270,15 +271,35 @@ static void replace_removed(void)
 static void errand(struct machine *about, void (*run)(void *arg), const char *name)
 {
     struct machine *on = any_machine();
+    struct errand *e;
 
     if (about->open && about->member && on->open && on != about) {
         if (run == replace_run) {
             faults.replacing_ns = world.now_ns + REPLACE_NS;
             about->leaving = true;
         }
-        errands[about->number] = (struct errand){.on = on, .about = about};
-        task_spawn(on, name, run, &errands[about->number]);
+        e = must(malloc(sizeof *e));
+        *e = (struct errand){.on = on, .about = about};
+        task_spawn(on, name, run, e);
     }
+}
+
+/* ---- snapshots ---- */
+
+void __wrap_raft_set_snapshot_threshold(struct raft *r, unsigned n);
+void __real_raft_set_snapshot_threshold(struct raft *r, unsigned n);
+void __wrap_raft_set_snapshot_trailing(struct raft *r, unsigned n);
+void __real_raft_set_snapshot_trailing(struct raft *r, unsigned n);
+
+/* A cluster's first snapshot is taken at once (2): that is left as it is. */
+void __wrap_raft_set_snapshot_threshold(struct raft *r, unsigned n)
+{
+    __real_raft_set_snapshot_threshold(r, faults.threshold != 0 && n > 2 ? faults.threshold : n);
+}
+
+void __wrap_raft_set_snapshot_trailing(struct raft *r, unsigned n)
+{
+    __real_raft_set_snapshot_trailing(r, faults.trailing != 0 && n > 1 ? faults.trailing : n);
 }
 
 /* ---- the bad times ---- */
@@ -349,19 +370,32 @@ static void do_fault(enum fault f)
     }
 }
 
-static void fail_in_fold(void *arg)
+static void power_fails(void *arg)
 {
-    struct machine *m = arg;
-
     if (!world.healing) {
-        crash(m, true);
+        crash(arg, true);
+    }
+}
+
+static void is_killed(void *arg)
+{
+    if (!world.healing) {
+        crash(arg, false);
     }
 }
 
 void faults_fold(struct machine *m)
 {
     if (faults.has[FAULT_FOLD] && m->open && chance(500)) {
-        event_at(world.now_ns + chance_below(3 * MS_NS), fail_in_fold, m);
+        event_at(world.now_ns + chance_below(3 * MS_NS), power_fails, m);
+    }
+}
+
+/* A member that is coming up writes as well. */
+void faults_write(struct machine *m, bool first)
+{
+    if (faults.has[FAULT_WRITE] && m->up && m->member && chance(!m->open || first ? 500 : 15)) {
+        event_at(world.now_ns + chance_below(300 * US_NS), chance(6000) ? power_fails : is_killed, m);
     }
 }
 
@@ -377,17 +411,25 @@ void faults_vary(void)
     faults.has[FAULT_ROLE] = chance(1500);
     faults.has[FAULT_FOLD] = chance(2000);
     faults.has[FAULT_CRASH_ALL] = chance(1000);
+    faults.has[FAULT_WRITE] = chance(3000);
     faults.pause_max_ns = chance(5000) ? 300 * MS_NS : 3 * S_NS;
     faults.end_ns = world.now_ns + chance_between(2, 6) * S_NS;
     client_habits.think_ns = thinks_ms[chance_below(6)] * MS_NS;
     client_habits.write = (unsigned)chance_between(30, 90);
     client_habits.hookless = chance(3000) ? 100 : chance(3000) ? 0 : 20;
     client_habits.bytes = chance(1000) ? 20000 : chance(3000) ? 3000 : 300;
+    if (chance(400)) { /* what is sent together may need more than one file of the log */
+        client_habits.bytes = 200000;
+        client_habits.large = 4000;
+    }
     machine_habits.clients = (unsigned)chance_between(1, 3);
     machine_habits.timeout_ms = chance(3000) ? 3000 : chance(5000) ? 800 : 150;
     if (chance(5000)) {
-        log_snapshots.threshold = (unsigned)chance_between(5, 80);
-        log_snapshots.trailing = (unsigned)chance_between(1, 30);
+        faults.threshold = (unsigned)chance_between(5, 80);
+        faults.trailing = (unsigned)chance_between(1, 30);
+    }
+    for (unsigned i = 1; i <= n_machines; i++) {
+        machines[i].cached_only = chance(2000);
     }
     if (chance(3000)) {
         history_part_max = chance_between(1500, 4000);
@@ -531,6 +573,9 @@ void faults_run(void *arg)
         task_sleep(10 * MS_NS);
     }
     compare_files();
+    for (unsigned i = 1; i <= n_machines; i++) {
+        ondisk_check(&machines[i]);
+    }
     tally()->virtual_ms = (world.now_ns - world.begun_ns) / MS_NS;
     passed();
 }

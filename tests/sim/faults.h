@@ -2,6 +2,8 @@
 #ifndef DUST_SIM_FAULTS_H
 #define DUST_SIM_FAULTS_H
 
+#include <stdbool.h>
+
 struct machine;
 
 /* Draw how this seed's world is: which faults there are, how busy the clients. */
@@ -12,5 +14,8 @@ void faults_run(void *arg);
 
 /* A checkpoint begins on this machine. */
 void faults_fold(struct machine *m);
+
+/* A synchronous write begins on it; the first one to a file of the log, maybe one that is used again. */
+void faults_write(struct machine *m, bool first);
 
 #endif

@@ -2,9 +2,9 @@
  *
  * Each file has two contents: what programs see, and what is on the disk for certain. A write goes to the first, and
  * into a list of changes; fsync brings the second up to date. A power loss leaves, file by file, the certain content
- * and none, all, the first or any of the changes, the last one maybe torn. So it is with names: fsync of a folder (or
+ * and none, all, the first or any of the changes, some of them torn in sectors. So it is with names: fsync of a folder (or
  * of a file, for its own name and what came before it) makes their changes certain; else a power loss leaves the first
- * few. The end of a process alone loses nothing.
+ * few. The end of a process alone loses nothing, save for the rest of a synchronous write (posix.c).
  *
  * app.db-dust/pages, which nobody trusts after a crash, has no content here: it is mapped as anonymous memory. */
 #include <stdio.h>
@@ -52,6 +52,7 @@ struct file *file_new(const char *path)
 
     f->tail = &f->first;
     f->volatile_content = strcmp(slash, "/pages") == 0 || strcmp(slash, "/probe") == 0;
+    f->log = strncmp(slash, "/log-", 5) == 0;
     return f;
 }
 
@@ -122,6 +123,52 @@ void file_flush(struct file *f)
     f->tail = &f->first;
 }
 
+void file_store_blocks(struct file *f, size_t offset, const uint8_t *p, size_t n)
+{
+    while (n > 0) {
+        size_t to_end = FILES_BLOCK - offset % FILES_BLOCK, part = n < to_end ? n : to_end;
+
+        file_store(f, offset, p, part);
+        offset += part;
+        p += part;
+        n -= part;
+    }
+}
+
+/* The changes that touch the range, in their order. What was noted before the file was cut or extended goes with that. */
+void file_flush_range(struct file *f, size_t offset, size_t n)
+{
+    struct change *resized = NULL, *c;
+    struct change **p = &f->first;
+
+    for (c = f->first; c != NULL; c = c->next) {
+        resized = c->truncate ? c : resized;
+    }
+    while ((c = *p) != NULL) {
+        if (resized != NULL || (c->offset < offset + n && offset < c->offset + c->n)) {
+            change_do(f, c, c->n);
+            resized = c == resized ? NULL : resized;
+            *p = c->next;
+            free(c);
+        } else {
+            p = &c->next;
+        }
+    }
+    f->tail = p;
+}
+
+/* Any sectors of it. */
+static void change_tear(struct file *f, const struct change *c)
+{
+    for (size_t at = 0; at < c->n; at += FILES_SECTOR) {
+        size_t n = c->n - at < FILES_SECTOR ? c->n - at : FILES_SECTOR;
+
+        if (chance(5000)) {
+            bytes_write(&f->safe, c->offset + at, c->bytes + at, n);
+        }
+    }
+}
+
 static void file_lose(struct file *f)
 {
     unsigned mode = (unsigned)chance_below(4), n = 0, keep;
@@ -142,6 +189,8 @@ static void file_lose(struct file *f)
             mode = 0;
         } else if (mode == 2) {
             mode = 0;
+        } else if (mode == 3 && !c->truncate && chance(3000)) {
+            change_tear(f, c);
         }
         keep -= keep > 0;
         free(c);
@@ -167,6 +216,13 @@ static struct files_name *name_find(struct files_name *names, unsigned n, const 
 struct file *file_find(struct machine *m, const char *path)
 {
     struct files_name *name = name_find(m->files.now, m->files.n_now, path);
+
+    return name != NULL ? name->file : NULL;
+}
+
+struct file *file_certain(struct machine *m, const char *path)
+{
+    struct files_name *name = name_find(m->files.safe, m->files.n_safe, path);
 
     return name != NULL ? name->file : NULL;
 }
@@ -261,15 +317,12 @@ const uint8_t *files_content(const struct machine *m, const char *path, size_t *
     return f != NULL ? f->now.p : NULL;
 }
 
-void files_touch(struct machine *m, const char *path)
+const uint8_t *files_certain(const struct machine *m, const char *path, size_t *size)
 {
-    struct file *f = file_find(m, path);
+    struct file *f = file_certain((struct machine *)m, path);
 
-    if (f == NULL) {
-        f = file_new(path);
-        name_change(m, path, f);
-    }
-    names_flush(&m->files, m->files.n_changes);
+    *size = f != NULL ? f->safe.size : 0;
+    return f != NULL ? f->safe.p : NULL;
 }
 
 bool files_write_fails(struct machine *m)

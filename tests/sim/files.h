@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define FILES_PATH_MAX 64
-#define FILES_NAMES_MAX 48
+#define FILES_NAMES_MAX 160
 
 struct machine;
 struct file;
@@ -39,11 +39,9 @@ void files_lose(struct machine *m);
 /* All is gone, save for the machine's folder. */
 void files_wipe(struct machine *m);
 
-/* What a file holds; NULL: there is none. */
+/* What a file holds; NULL: there is none. And what is on the disk for certain, of the files whose names are. */
 const uint8_t *files_content(const struct machine *m, const char *path, size_t *size);
-
-/* An empty file, which stays. */
-void files_touch(struct machine *m, const char *path);
+const uint8_t *files_certain(const struct machine *m, const char *path, size_t *size);
 
 /* The VFS of SQLite over these files, with virtual time. */
 sqlite3_vfs *files_vfs(void);

@@ -16,8 +16,10 @@
 
 #include "ext/registry.h"
 #include "raft/node_impl.h"
+#include "raft/storage.h"
 #include "tests/sim/faults.h"
 #include "tests/sim/machine.h"
+#include "tests/sim/ondisk.h"
 #include "tests/sim/sched.h"
 #include "vfs/store.h"
 
@@ -255,73 +257,6 @@ static void op_effect(const struct op *op, struct state *s)
 
 /* ---- the one history ---- */
 
-static struct node *node_of(const struct machine *m)
-{
-    struct hosted *h = m->up ? registry_find(m->path, (int)strlen(m->path)) : NULL;
-
-    return h != NULL ? h->node : NULL;
-}
-
-static bool has_entry(const struct machine *m, raft_index index, const struct raft_entry *e)
-{
-    const struct log_entry *d = log_entry_at(m, index);
-
-    return index <= m->log.snapshot.index ||
-           (d != NULL && d->term == e->term && d->len == e->buf.len && memcmp(d->bytes, e->buf.base, d->len) == 0);
-}
-
-static bool majority_has(
-    const struct node *by, raft_index index, const struct raft_entry *e, unsigned *have, unsigned *voters)
-{
-    *have = *voters = 0;
-    for (unsigned i = 0; i < by->raft.configuration.n; i++) {
-        const struct raft_server *s = &by->raft.configuration.servers[i];
-
-        if (s->role != RAFT_VOTER) {
-            continue;
-        }
-        ++*voters;
-        for (unsigned k = 1; k <= n_machines; k++) {
-            if (strcmp(machines[k].address, s->address) == 0 && has_entry(&machines[k], index, e)) {
-                ++*have;
-            }
-        }
-    }
-    return *have > *voters / 2;
-}
-
-/* By the configuration of whoever publishes it; or by a newer one that somebody has. */
-static void check_majority(const struct machine *m, raft_index index)
-{
-    struct node *n = node_of(m);
-    const struct raft_entry *e = n != NULL && n->running ? inside_entry(&n->raft, index) : NULL;
-    unsigned have, voters, others;
-    char text[300] = "";
-
-    if (e == NULL || majority_has(n, index, e, &have, &voters)) {
-        return;
-    }
-    for (unsigned i = 1; i <= n_machines; i++) {
-        struct node *other = node_of(&machines[i]);
-
-        if (other != NULL && other != n && other->running && majority_has(other, index, e, &others, &others)) {
-            return;
-        }
-    }
-    for (unsigned i = 0; i < n->raft.configuration.n; i++) {
-        const struct raft_server *s = &n->raft.configuration.servers[i];
-
-        snprintf(text + strlen(text), sizeof text - strlen(text), " %llu%s", s->id, s->role == RAFT_VOTER ? "" : "-");
-    }
-    snprintf(text + strlen(text), sizeof text - strlen(text), ";");
-    for (unsigned i = 1; i <= n_machines; i++) {
-        snprintf(text + strlen(text), sizeof text - strlen(text), " m%u is %llu%s", i,
-            (unsigned long long)machines[i].id, has_entry(&machines[i], index, e) ? " (has it)" : "");
-    }
-    violation("entry %llu is put into effect on m%u (state %u), and on the disks of %u of %u voters:%s", index,
-        m->number, n->raft.state, have, voters, text);
-}
-
 static void append(const struct machine *m, const struct vid *id, uint64_t index)
 {
     struct made *made = made_slot(id);
@@ -330,7 +265,7 @@ static void append(const struct machine *m, const struct vid *id, uint64_t index
     if (!made->used) {
         violation("m%u puts version %s into effect, which nobody has made", m->number, short_id(id));
     }
-    check_majority(m, index);
+    ondisk_check_majority(m, index);
     made->position = history.n_places;
     if (op != NULL && op->kind != OP_KIND_NONE) {
         struct state s = history.states[history.n_states - 1];
@@ -519,6 +454,10 @@ int __wrap_store_stage(struct store *s, const struct vid *id, const struct vid *
     const uint32_t *nodes, uint32_t n, void *owner, struct version *copy, struct err *e);
 int __real_store_stage(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
     const uint32_t *nodes, uint32_t n, void *owner, struct version *copy, struct err *e);
+void __wrap_storage_put(struct storage *s, unsigned trailing, struct raft_io_snapshot_put *req,
+    const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb);
+void __real_storage_put(struct storage *s, unsigned trailing, struct raft_io_snapshot_put *req,
+    const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb);
 void __wrap_store_publish(struct store *s, struct version *v, uint64_t index);
 void __real_store_publish(struct store *s, struct version *v, uint64_t index);
 int __wrap_store_agree(struct store *s, const struct vid *id, const struct vid *parent, uint32_t n_pages,
@@ -591,7 +530,7 @@ int __wrap_store_agree(struct store *s, const struct vid *id, const struct vid *
 
     published(s, id, parent, index, false);
     rv = __real_store_agree(s, id, parent, n_pages, nodes, n, index, voided, e);
-    if (rv == DUST_OK) {
+    if (rv == DUST_OK || rv == DUST_EXISTS) {
         compare_pages(s, id);
     }
     return rv;
@@ -616,6 +555,14 @@ int __wrap_raft_barrier(struct raft *r, struct raft_barrier *req, raft_barrier_c
             (unsigned long long)history.leaders[r->current_term], r->id);
     }
     return __real_raft_barrier(r, req, cb);
+}
+
+void __wrap_storage_put(struct storage *s, unsigned trailing, struct raft_io_snapshot_put *req,
+    const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb)
+{
+    tally()->installs += trailing == 0;
+    tally()->snapshots += trailing != 0;
+    __real_storage_put(s, trailing, req, snapshot, cb);
 }
 
 int __wrap_seal_begin(struct seal *s, const struct entry_meta *meta, size_t part_max, struct err *e)

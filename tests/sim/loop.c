@@ -34,15 +34,6 @@ struct handle {
     uv_close_cb close_cb;
 };
 
-struct loop_timer {
-    struct loop_timer *next;
-    struct loop *loop;
-    uint64_t due_ms, every_ms;
-    void (*fn)(void *arg);
-    void *arg;
-    bool stopped;
-};
-
 struct post {
     struct post *next;
     void (*fn)(void *arg);
@@ -52,9 +43,8 @@ struct post {
 struct loop {
     uint64_t now_ms, order;
     struct handle *handles;
-    struct loop_timer *timers;
     struct post *posts, **posts_tail;
-    int holds;
+    unsigned works; /* in the thread pool */
     bool woken;
 };
 
@@ -63,14 +53,9 @@ static struct handle *handle_of(const void *uv)
     return ((const uv_handle_t *)uv)->u.reserved[0];
 }
 
-struct loop *loop_of(struct uv_loop_s *uv)
+static struct loop *loop_of(const uv_loop_t *uv)
 {
     return uv->data;
-}
-
-uint64_t loop_now_ms(const struct loop *l)
-{
-    return l->now_ms;
 }
 
 void loop_wake(struct loop *l)
@@ -79,7 +64,8 @@ void loop_wake(struct loop *l)
     task_wake(l);
 }
 
-void loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
+/* Call fn(arg) on the loop's thread, in its next turn. Any thread. */
+static void loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
 {
     struct post *p = must(calloc(1, sizeof *p));
 
@@ -88,62 +74,6 @@ void loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
     *l->posts_tail = p;
     l->posts_tail = &p->next;
     loop_wake(l);
-}
-
-void loop_hold(struct loop *l, int n)
-{
-    l->holds += n;
-    if (n < 0) {
-        loop_wake(l);
-    }
-}
-
-struct loop_timer *loop_every(struct loop *l, uint64_t ms, void (*fn)(void *arg), void *arg)
-{
-    struct loop_timer *t = must(calloc(1, sizeof *t));
-
-    *t = (struct loop_timer){
-        .next = l->timers, .loop = l, .due_ms = l->now_ms + ms, .every_ms = ms, .fn = fn, .arg = arg};
-    l->timers = t;
-    return t;
-}
-
-void loop_timer_stop(struct loop_timer *t)
-{
-    t->stopped = true;
-}
-
-struct work {
-    struct loop *loop;
-    void (*fn)(void *arg);
-    void (*done)(void *arg);
-    void *arg;
-};
-
-static void work_done(void *arg)
-{
-    struct work *w = arg;
-
-    w->loop->holds--;
-    w->done(w->arg);
-    free(w);
-}
-
-static void work_run(void *arg)
-{
-    struct work *w = arg;
-
-    w->fn(w->arg);
-    loop_post(w->loop, work_done, w);
-}
-
-void loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), void *arg)
-{
-    struct work *w = must(calloc(1, sizeof *w));
-
-    *w = (struct work){.loop = l, .fn = fn, .done = done, .arg = arg};
-    l->holds++;
-    task_spawn(task_machine(), "work", work_run, w);
 }
 
 /* ---- libuv ---- */
@@ -207,7 +137,7 @@ int __wrap_uv_loop_close(uv_loop_t *uv)
 
 uint64_t __wrap_uv_now(const uv_loop_t *uv)
 {
-    return loop_of((uv_loop_t *)uv)->now_ms;
+    return loop_of(uv)->now_ms;
 }
 
 uint64_t __wrap_uv_hrtime(void)
@@ -343,33 +273,38 @@ void __wrap_uv_unref(uv_handle_t *h)
     handle_of(h)->unref = true;
 }
 
-struct queued_work {
+/* Each runs on a thread of its own. */
+struct work {
+    struct loop *loop;
     uv_work_t *req;
     uv_work_cb run;
     uv_after_work_cb after;
 };
 
-static void queued_run(void *arg)
+static void work_done(void *arg)
 {
-    struct queued_work *w = arg;
+    struct work *w = arg;
 
-    w->run(w->req);
-}
-
-static void queued_done(void *arg)
-{
-    struct queued_work *w = arg;
-
+    w->loop->works--;
     w->after(w->req, 0);
     free(w);
 }
 
+static void work_run(void *arg)
+{
+    struct work *w = arg;
+
+    w->run(w->req);
+    loop_post(w->loop, work_done, w);
+}
+
 int __wrap_uv_queue_work(uv_loop_t *uv, uv_work_t *req, uv_work_cb run, uv_after_work_cb after)
 {
-    struct queued_work *w = must(calloc(1, sizeof *w));
+    struct work *w = must(calloc(1, sizeof *w));
 
-    *w = (struct queued_work){.req = req, .run = run, .after = after};
-    loop_work(loop_of(uv), queued_run, queued_done, w);
+    *w = (struct work){.loop = loop_of(uv), .req = req, .run = run, .after = after};
+    w->loop->works++;
+    task_spawn(task_machine(), "work", work_run, w);
     return 0;
 }
 
@@ -387,7 +322,7 @@ static bool is_alive(const struct loop *l)
             return true;
         }
     }
-    return l->holds > 0 || l->posts != NULL;
+    return l->works > 0 || l->posts != NULL;
 }
 
 static struct handle *first_timer(const struct loop *l)
@@ -412,20 +347,6 @@ static void run_timers(struct loop *l)
         h->due_ms = l->now_ms + h->repeat_ms;
         h->order = l->order++;
         h->cb.timer((uv_timer_t *)h->uv);
-    }
-    for (struct loop_timer **p = &l->timers; *p != NULL;) {
-        struct loop_timer *t = *p;
-
-        if (t->stopped) {
-            *p = t->next;
-            free(t);
-            continue;
-        }
-        if (t->due_ms <= l->now_ms) {
-            t->due_ms = l->now_ms + t->every_ms;
-            t->fn(t->arg);
-        }
-        p = &t->next;
     }
 }
 
@@ -546,9 +467,6 @@ static uint64_t sleep_until_ns(const struct loop *l, bool idle)
     const struct handle *h = first_timer(l);
     uint64_t due_ms = h != NULL ? h->due_ms : UINT64_MAX;
 
-    for (const struct loop_timer *t = l->timers; t != NULL; t = t->next) {
-        due_ms = !t->stopped && t->due_ms < due_ms ? t->due_ms : due_ms;
-    }
     for (h = l->handles; h != NULL; h = h->next) {
         idle = idle || h->closing;
     }

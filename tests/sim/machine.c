@@ -29,7 +29,6 @@ void machines_init(unsigned n)
         m->number = i;
         m->slow = 1;
         files_wipe(m);
-        log_wipe(m);
         m->wiped = true;
         snprintf(m->path, sizeof m->path, "/sim/%u/app.db", i);
         snprintf(m->address, sizeof m->address, "127.0.0.1:%u", 4000 + i);
@@ -221,10 +220,10 @@ void machine_crash(struct machine *m, bool power)
     sched_kill(m);
     client_machine_down(m);
     net_machine_down(m, power);
-    log_crash(m, power);
     files_close_all(m);
     if (power) {
         files_lose(m);
+        ondisk_forget(m);
     }
 }
 
@@ -232,7 +231,7 @@ void machine_wipe(struct machine *m)
 {
     say(1, "m%u: its disk is replaced", m->number);
     files_wipe(m);
-    log_wipe(m);
+    ondisk_forget(m);
     m->wiped = true;
     m->leaving = false;
     m->member = false;

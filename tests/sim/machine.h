@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "tests/sim/files.h"
-#include "tests/sim/log.h"
+#include "tests/sim/ondisk.h"
 #include "tests/sim/world.h"
 
 struct machine {
@@ -26,8 +26,9 @@ struct machine {
     unsigned slow;    /* its disk is so many times slower; 1: as it should be */
     unsigned failing; /* its disk's writes fail, of 10,000 */
     uint64_t late_ns; /* its timers fire late by up to this */
+    bool cached_only; /* its file system knows no O_DIRECT */
     struct files files;
-    struct log log;
+    struct ondisk ondisk;
 
     /* for the checks */
     uint64_t acked_at_start; /* what had been acknowledged when this life began */

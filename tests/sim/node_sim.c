@@ -2,7 +2,7 @@
  *
  * What runs is dust itself, from SQL to the log, with SQLite on top and libraft underneath. What is simulated is what
  * it stands on: threads, time and locks (sched.c), libuv (loop.c), nanomsg and the network (net.c), files and power
- * losses (files.c, posix.c, filevfs.c), libraft's storage (log.c), chance (world.c). The calls are replaced when the
+ * losses (files.c, posix.c, filevfs.c), chance (world.c). The calls are replaced when the
  * program is linked (--wrap). All threads of all machines are coroutines in one thread, and one generator of chance
  * decides which goes on, how long everything takes, and what goes wrong (faults.c): so a seed always gives the same
  * run.
@@ -174,9 +174,9 @@ static void tally_print(const struct tally *t)
         N(t->reads[0]), N(t->reads[1]), N(t->reads[2]), N(t->reads[3]), N(t->reads_in_writes), N(t->reads_refused));
     printf(
         "# faults: %llu kills, %llu power losses, %llu cuts, %llu one-way cuts, %llu connections reset, %llu pauses, "
-        "%llu disk errors\n",
+        "%llu disk errors; of synchronous writes %llu failed, %llu cut short\n",
         N(t->crashes), N(t->power_losses), N(t->cuts), N(t->one_way_cuts), N(t->resets), N(t->pauses),
-        N(t->disk_faults));
+        N(t->disk_faults), N(t->failed_writes), N(t->writes_cut));
     printf("# membership: %llu elections, %llu transfers, %llu members replaced, %llu changes of role\n",
         N(t->elections), N(t->transfers), N(t->removals), N(t->roles));
     printf("# %llu versions, %llu checkpoints, %llu snapshots taken, %llu installed, pages fetched %llu times, %llu "
@@ -292,7 +292,7 @@ static bool everything_met(const struct tally *t)
            t->reads_refused > 0 && t->crashes > 0 && t->power_losses > 0 && t->cuts > 0 && t->one_way_cuts > 0 &&
            t->resets > 0 && t->pauses > 0 && t->disk_faults > 0 && t->transfers > 0 && t->removals > 0 &&
            t->roles > 0 && t->elections > 0 && t->snapshots > 0 && t->installs > 0 && t->pulls > 0 &&
-           t->loops > t->starts && t->failed_truncates > 0;
+           t->loops > t->starts && t->failed_writes > 0 && t->writes_cut > 0;
 }
 
 static int run_ci(const struct options *base)

@@ -25,7 +25,8 @@ struct tally {
     uint64_t reads_refused, reads_in_writes;
     uint64_t crashes, power_losses, cuts, one_way_cuts, resets, pauses, disk_faults;
     uint64_t transfers, removals, roles;
-    uint64_t elections, versions, snapshots, installs, pulls, folds, loops, starts, double_turns, failed_truncates;
+    uint64_t elections, versions, snapshots, installs, pulls, folds, loops, starts, double_turns;
+    uint64_t failed_writes, writes_cut; /* of those that are synchronous */
     uint64_t slices, virtual_ms;
 };
 

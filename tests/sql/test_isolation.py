@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from cluster import SLOW, scaled
+from cluster import SLOW, plain, scaled
 
 
 @pytest.fixture(params=[False, True], ids=["hook", "no hook"])
@@ -146,14 +146,58 @@ def test_read_only_connections(two):
     assert two.one("SELECT x FROM t", conn="two") == 5
 
 
+@pytest.mark.parametrize("parameter", ["immutable", "nolock"])
+def test_no_reading_without_a_snapshot(two, parameter):
+    """Several versions in one SELECT."""
+    for on in ("1", "yes"):
+        e = two.open_error("file:%s?%s=%s" % (two.path, parameter, on), uri=True)
+        assert parameter in e.text and "mode=ro" in e.text, e
+    two.open("file:%s?%s=0&mode=ro" % (two.path, parameter), conn="r", uri=True)
+    assert two.one("SELECT count(*) FROM t", conn="r") == 1
+    path = two.box.path("plain.db")
+    plain(path, "CREATE TABLE t(x)")
+    two.open("file:%s?%s=1" % (path, parameter), conn="p", uri=True)
+    assert two.one("SELECT count(*) FROM t", conn="p") == 0
+
+
 def test_shared_cache(two):
-    two.open("file:%s?cache=shared" % two.path, conn="s1", uri=True)
-    two.open("file:%s?cache=shared" % two.path, conn="s2", uri=True)
-    two.sql("INSERT INTO t(x) VALUES(1)", conn="s1")
-    assert two.one("SELECT count(*) FROM t", conn="s2") == 2
-    two.sql("INSERT INTO t(x) VALUES(2)")
-    two.sql("INSERT INTO t(x) VALUES(3)", conn="s2")
-    assert two.one("SELECT count(*) FROM t", conn="s1") == 4
+    """Refused with an error that says so; others go on."""
+    e = two.open_error("file:%s?cache=shared" % two.path, uri=True)
+    assert "shared cache" in e.text, e
+    two.open("file:%s?cache=private" % two.path, conn="p", uri=True)
+    e = two.error("ATTACH ? AS d", "file:%s?cache=shared" % two.path, conn="p")
+    assert e.name.startswith("SQLITE_CANTOPEN"), e
+    two.sql("INSERT INTO t(x) VALUES(1)", conn="p")
+    assert two.one("SELECT count(*) FROM t") == 2
+    two.open("file:%s?cache=shared" % two.box.path("plain.db"), conn="plain", uri=True)
+    e = two.error("SELECT dust_start('127.0.0.1:1')", conn="plain")
+    assert "shared cache" in e.text, e
+
+
+def test_shared_cache_of_the_whole_process(two):
+    """No parameter tells. One connection is as good as any; a second one that shares with it is refused."""
+    text = two.py("""
+        sqlite3.enable_shared_cache(True)
+        one = connect(arg)
+        one.execute('INSERT INTO t(x) VALUES(1)')
+        try:
+            connect(arg)
+            result = None
+        except sqlite3.Error as e:
+            result = str(e)
+        try:
+            one.execute('INSERT INTO t(x) VALUES(2)')
+            result = 'it was not refused'
+        except sqlite3.Error as e:
+            pass
+        one.close()
+        again = connect(arg)
+        again.execute('INSERT INTO t(x) VALUES(3)')
+        again.close()
+        sqlite3.enable_shared_cache(False)
+        """, two.path)
+    assert "share one cache" in text, text
+    assert two.sql("SELECT x FROM t ORDER BY id") == [(0,), (1,), (3,)]
 
 
 def test_many_threads(two):

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from cluster import plain
+from cluster import LIB, SqlError, plain
 
 
 @pytest.mark.parametrize("pragma, answer", [
@@ -120,3 +120,114 @@ def test_page_size_is_the_clusters(m):
             assert "page size" in str(e)
     assert m.one("PRAGMA page_size") == 4096
     assert m.one("PRAGMA integrity_check") == "ok"
+
+
+@pytest.fixture(params=[False, True], ids=["hook", "no hook"])
+def beside(request, box):
+    """A member, and a connection `p` whose main database is a plain one."""
+    m = box.member("m", trace=request.param).create()
+    m.sql("CREATE TABLE t(x)")
+    m.open(box.path("plain.db"), conn="p", trace=request.param, timeout=0.3)
+    return m
+
+
+@pytest.mark.parametrize("mode", [None, "WAL", "PERSIST", "OFF", "MEMORY"])
+@pytest.mark.parametrize("first", ["attach", "pragma"])
+def test_exclusive_by_way_of_another_database(beside, first, mode):
+    """SQLite asks the main database only, which may be a plain one, and then means all. What is acknowledged is there all the
+    same, and what others write is not undone; without the hook, a second write is refused until the mode is another one."""
+    m = beside
+    steps = ["ATTACH '%s' AS d" % m.path, "PRAGMA locking_mode=EXCLUSIVE"]
+    for step in steps if first == "attach" else steps[::-1]:
+        m.sql(step, conn="p")
+    seen = []
+    if mode is not None:
+        try:
+            m.sql("PRAGMA journal_mode=" + mode, conn="p")
+        except SqlError:
+            assert m.trace and mode == "WAL"
+    for i in range(6):
+        try:
+            m.sql("INSERT INTO d.t VALUES(?)", i, conn="p")
+            seen.append(i)
+        except SqlError as e:
+            assert m.trace, e
+        assert [x for x, in m.sql("SELECT x FROM t")] == seen
+        if i % 2:
+            m.sql("INSERT INTO t VALUES(?)", 100 + i)
+            seen.append(100 + i)
+            m.checkpoint()
+    m.sql("PRAGMA locking_mode=NORMAL", conn="p")
+    try:
+        m.sql("SELECT * FROM d.t", conn="p")
+    except SqlError:
+        assert m.trace  # once more, as the pager lets go of what it has
+    assert [x for x, in m.sql("SELECT x FROM d.t", conn="p")] == seen
+    m.sql("INSERT INTO d.t VALUES(1000)", conn="p")
+    assert [x for x, in m.sql("SELECT x FROM t")] == seen + [1000]
+    assert m.one("PRAGMA integrity_check") == "ok"
+    assert m.one("PRAGMA d.integrity_check", conn="p") == "ok"
+    if not m.trace:
+        assert len(seen) == 9
+
+
+def test_exclusive_and_large(beside):
+    """Pages that are written before the commit, into what was published or is another transaction's."""
+    m = beside
+    fill = ("WITH r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 400) INSERT INTO %s SELECT hex(zeroblob(500)) "
+            "FROM r")
+    m.sql("CREATE TABLE u(x)")
+    m.sql("PRAGMA locking_mode=EXCLUSIVE", conn="p")
+    m.sql("ATTACH ? AS d", m.path, conn="p")
+    m.sql("PRAGMA d.cache_size=5", conn="p")
+    m.sql(fill % "d.t", conn="p")
+    m.checkpoint()
+    m.sql("PRAGMA cache_size=2")
+    m.sql("BEGIN")
+    m.sql(fill % "u")
+    try:
+        m.sql("UPDATE d.t SET x = 'A' || x", conn="p")
+    except SqlError:
+        pass  # the turn is another's, or there is no lock
+    m.sql("COMMIT")
+    assert m.sql("SELECT count(*), count(DISTINCT x) FROM u") == [(400, 1)]
+    assert m.sql("SELECT count(*), min(length(x)) FROM t") == [(400, 1000)]
+    assert m.one("PRAGMA integrity_check") == "ok"
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_exclusive_before_it_is_a_member(box, read):
+    m = box.member("m")
+    m.open(m.path)
+    m.sql("CREATE TABLE t(x)")
+    m.close()
+    m.open(m.path)
+    m.sql("PRAGMA locking_mode=EXCLUSIVE")
+    if read:
+        m.sql("SELECT * FROM t")
+        m.sql("INSERT INTO t VALUES('before')")
+        m.sql("DELETE FROM t")
+    m.sql("SELECT dust_start(?)", m.address)
+    m.again(conn="two", timeout=1)
+    for i in range(3):
+        m.sql("INSERT INTO t VALUES(?)", i)
+        m.sql("INSERT INTO t VALUES(?)", i, conn="two")
+        assert m.one("SELECT count(*) FROM t") == m.one("SELECT count(*) FROM t", conn="two") == 2 * i + 2
+    m.checkpoint()
+    assert plain(m.path, "SELECT count(*) FROM t") == [(6,)]
+
+
+def test_exclusive_before_dust_is_loaded(m, box):
+    """Onto a database that is a member's already."""
+    m.sql("CREATE TABLE t(x)")
+    w = box.worker("w", load=False)
+    w.call("py", conn="main", code="""if True:
+        c = conns['main'] = sqlite3.connect(arg[0], isolation_level=None)
+        c.execute('PRAGMA locking_mode=EXCLUSIVE')
+        c.enable_load_extension(True)
+        c.load_extension(arg[1])
+        """, arg=[m.path, LIB])
+    for i in range(3):
+        m.sql("INSERT INTO t VALUES(?)", i)
+        w.sql("INSERT INTO t VALUES(?)", i)
+        assert m.one("SELECT count(*) FROM t") == w.one("SELECT count(*) FROM t") == 2 * i + 2

@@ -97,6 +97,19 @@ static void test_an_empty_file_is_empty(void **state)
     assert_int_equal(content.n_pages, 0);
 }
 
+/* Transactions of two processes that have made none yet do not get the same number. */
+static void test_numbers_of_two(void **state)
+{
+    struct database *other;
+    struct err e;
+
+    (void)state;
+    open_it();
+    assert_int_equal(database_new(&other, sqlite3_vfs_find("unix"), path, &options, &e), DUST_OK);
+    assert_true(atomic_load(&db->origin_seq) != atomic_load(&other->origin_seq));
+    database_free(other);
+}
+
 static void test_an_ordinary_database_is_not_marked(void **state)
 {
     (void)state;
@@ -283,6 +296,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_an_empty_file_is_empty, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_numbers_of_two, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_an_ordinary_database_is_not_marked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_wal_database_is_said_to_be_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_truncated_database_is_refused, set_up, tear_down),

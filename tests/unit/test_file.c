@@ -449,6 +449,102 @@ static void test_a_page_that_cannot_be_read_is_not_called_malformed(void **state
     sqlite3_close(a);
 }
 
+static ssize_t no_space(int fd, const void *buf, size_t n, off_t offset)
+{
+    (void)fd;
+    (void)buf;
+    (void)n;
+    (void)offset;
+    errno = ENOSPC;
+    return -1;
+}
+
+static void test_a_rollback_after_the_commit_point_changes_nothing(void **state)
+{
+    sqlite3 *a = connection(), *b = connection();
+    char sql[192];
+    struct vid head;
+    struct store_stats before, after;
+
+    (void)state;
+    snprintf(sql, sizeof sql, "ATTACH '%s/other.db' AS o; PRAGMA o.journal_mode=MEMORY; CREATE TABLE o.u(y)", folder);
+    assert_int_equal(run(a, sql), SQLITE_OK);
+    assert_int_equal(run(a, "CREATE TABLE big(z); INSERT INTO big SELECT zeroblob(100000)"), SQLITE_OK);
+    store_stats(db->store, &before);
+    assert_int_equal(run(a, "BEGIN; INSERT INTO t VALUES(2); UPDATE big SET z = randomblob(100000); INSERT INTO o.u VALUES(2)"),
+        SQLITE_OK);
+    replace_call("pwrite", (void (*)(void))no_space);
+    replace_call("pwrite64", (void (*)(void))no_space);
+    assert_int_equal(run(a, "COMMIT"), SQLITE_FULL);
+    replace_call("pwrite", NULL);
+    replace_call("pwrite64", NULL);
+    assert_int_equal(sqlite3_get_autocommit(a), 1);
+    assert_int_equal(applied, 3);
+    assert_int_equal(number(b, "SELECT sum(x) FROM t"), 3); /* it is agreed on */
+    assert_int_equal(number(a, "SELECT sum(x) FROM t"), 3);
+    assert_int_equal(number(a, "SELECT count(*) FROM o.u"), 0);
+    assert_true(store_id_of(db->store, before.head_seq + 1, &head));
+    assert_true(vid_equal(&files->next->unknown, &head));
+    assert_int_equal(run(a, "INSERT INTO t VALUES(3)"), SQLITE_OK);
+    assert_int_equal(run(b, "INSERT INTO t VALUES(4)"), SQLITE_OK);
+    assert_int_equal(number(a, "SELECT sum(x) FROM t"), 10);
+    assert_int_equal(number(b, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_int_equal(database_checkpoint(db, NULL, NULL), DUST_OK);
+    assert_int_equal(number(b, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_int_equal(number(a, "SELECT sum(x) FROM t"), 10);
+    store_stats(db->store, &after);
+    assert_int_equal(after.readers, 0);
+    sqlite3_close(a);
+    sqlite3_close(b);
+}
+
+static void test_what_keeps_its_lock_writes_once(void **state)
+{
+    sqlite3 *a, *b = connection();
+    char sql[192];
+
+    (void)state;
+    assert_int_equal(sqlite3_open(":memory:", &a), SQLITE_OK);
+    snprintf(sql, sizeof sql, "ATTACH '%s' AS d; PRAGMA locking_mode=EXCLUSIVE", path);
+    assert_int_equal(run(a, sql), SQLITE_OK);
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(2)"), SQLITE_OK);
+    assert_int_equal(run(b, "INSERT INTO t VALUES(3)"), SQLITE_OK); /* the turn was passed on */
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(100)"), SQLITE_IOERR_LOCK);
+    assert_int_equal(number(b, "SELECT sum(x) FROM t"), 6);
+    assert_int_equal(run(a, "PRAGMA d.locking_mode=NORMAL"), SQLITE_OK);
+    run(a, "SELECT count(*) FROM d.t"); /* its cache is gone, and now it lets go of the lock */
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(4)"), SQLITE_OK);
+    assert_int_equal(number(b, "SELECT sum(x) FROM t"), 10);
+    assert_int_equal(number(a, "SELECT sum(x) FROM d.t"), 10);
+    sqlite3_close(a);
+    sqlite3_close(b);
+}
+
+static void test_what_keeps_its_lock_may_begin_again_after_a_void_commit(void **state)
+{
+    sqlite3 *a, *b = connection();
+    char sql[192];
+
+    (void)state;
+    assert_int_equal(sqlite3_open(":memory:", &a), SQLITE_OK);
+    snprintf(sql, sizeof sql, "ATTACH '%s' AS d; PRAGMA locking_mode=EXCLUSIVE", path);
+    assert_int_equal(run(a, sql), SQLITE_OK);
+    mode = SAY_VOID;
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(100)"), SQLITE_BUSY_SNAPSHOT);
+    mode = AGREE;
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(2)"), SQLITE_OK); /* it is the first commit still */
+    assert_int_equal(number(b, "SELECT sum(x) FROM t"), 3);
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(100)"), SQLITE_IOERR_LOCK);
+    assert_int_equal(run(b, "INSERT INTO t VALUES(3)"), SQLITE_OK);
+    assert_int_equal(run(a, "PRAGMA d.locking_mode=NORMAL"), SQLITE_OK);
+    run(a, "SELECT count(*) FROM d.t");
+    assert_int_equal(run(a, "INSERT INTO d.t VALUES(4)"), SQLITE_OK);
+    assert_int_equal(number(a, "SELECT sum(x) FROM d.t"), 10);
+    assert_int_equal(number(b, "SELECT sum(x) FROM t"), 10);
+    sqlite3_close(a);
+    sqlite3_close(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -464,6 +560,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_other_files_are_not_ours, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_too_many_open_files_make_nothing_read_only, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_page_that_cannot_be_read_is_not_called_malformed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_rollback_after_the_commit_point_changes_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_keeps_its_lock_writes_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            test_what_keeps_its_lock_may_begin_again_after_a_void_commit, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

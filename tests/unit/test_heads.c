@@ -37,9 +37,12 @@ static void test_remembered(void **state)
         const struct vid *got = heads_at(h, 3 * i);
 
         assert_true(i <= 2 * HEADS_MAX ? got == NULL : vid_equal(got, &id));
+        assert_true(heads_has(h, &id) == (i > 2 * HEADS_MAX));
     }
     heads_begin(h, 500, &(struct vid){{7}});
     assert_null(heads_at(h, 499));
+    assert_true(heads_has(h, &(struct vid){{7}}));
+    assert_false(heads_has(h, &(struct vid){{8}}));
     assert_true(vid_equal(heads_at(h, 500), &(struct vid){{7}}));
     assert_true(vid_equal(heads_at(h, 100000), &(struct vid){{7}}));
     free(h);

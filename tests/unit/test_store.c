@@ -361,6 +361,28 @@ static void a_void_version_stays_void(void **state)
     store_slot_give(store, slot);
 }
 
+/* What the cluster agreed on was sent by another host, and then staged here, with another one on top. */
+static void agreed_is_staged(void **state)
+{
+    struct version *v = stage(1), *above = stage(2), *voided;
+    struct vid id = v->id, parent = id_of(0);
+    struct head_info head, agreed;
+    uint32_t node;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(store_frame_new(store, 1, &node, &e), DUST_OK);
+    assert_int_equal(store_agree(store, &id, &parent, PAGES, &node, 1, 4, &voided, &e), DUST_EXISTS);
+    assert_null(voided);
+    store_frame_free(store, &node, 1);
+    store_agreed(store, &agreed);
+    assert_true(vid_equal(&agreed.id, &id) && agreed.index == 4);
+    store_head(store, &head);
+    assert_int_equal(head.seq, above->seq);
+    assert_ptr_equal(store_oldest_speculative(store), above);
+    store_publish(store, above, 5);
+}
+
 static void only_on_the_head(void **state)
 {
     struct vid id = id_of(9), wrong = id_of(8), parent = id_of(0);
@@ -480,6 +502,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_reader_of_app_db_in_the_middle_of_a_checkpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_void_version_takes_its_readers_along, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_void_version_stays_void, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(agreed_is_staged, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_on_the_head, set_up, tear_down),
         cmocka_unit_test_setup_teardown(attached, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_new_host, set_up, tear_down),
