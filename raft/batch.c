@@ -55,7 +55,7 @@ static bool holds_together(const uint8_t *p, const struct batch *b)
     while (at < b->size) {
         size_t room;
 
-        if (b->size - at < BATCH_ENTRY_HEAD || get32(p + at + 12) > UINT8_MAX) {
+        if (b->size - at < BATCH_ENTRY_HEAD || get32(p + at + 12) > UINT8_MAX || get32(p + at + 8) > b->size) {
             return false;
         }
         room = batch_room(get32(p + at + 8));
@@ -78,7 +78,7 @@ bool batch_open(const uint8_t *p, size_t len, const uint8_t key[BATCH_KEY_SIZE],
     }
     b = (struct batch){.seq = get64(p + 24), .follows = get64(p + 32), .first = get64(p + 40), .floor = get64(p + 48),
         .n = get32(p + 56), .size = get32(p + 60), .kind = get64(p + 64) == BATCH_ANEW ? BATCH_ANEW : BATCH_FOLLOWS};
-    if (b.size < BATCH_HEAD || b.size > len || get64(p + 64) > BATCH_ANEW) {
+    if (b.size < BATCH_HEAD || b.size > len || b.size > BATCH_MAX || get64(p + 64) > BATCH_ANEW) {
         return false;
     }
     crypto_generichash(hash, HASH_SIZE, p + HASH_SIZE, b.size - HASH_SIZE, key, BATCH_KEY_SIZE);

@@ -31,6 +31,7 @@
 #define BATCH_HEAD 72u
 #define BATCH_ENTRY_HEAD 16u
 #define BATCH_KEY_SIZE 32u
+#define BATCH_MAX (((size_t)1 << 20) + ((size_t)64 << 10)) /* bytes */
 #define BATCH_LIFE_SHIFT 40 /* 2^40 batches in a life, 2^24 lives */
 
 enum batch_kind { BATCH_FOLLOWS, BATCH_ANEW };

@@ -38,7 +38,6 @@
 #include "raft/log_impl.h"
 #include "raft/smallfile.h"
 
-#define BATCH_MAX (LOG_ENTRY_MAX + ((size_t)64 << 10)) /* bytes; one entry fits */
 #define SPLIT_MIN ((size_t)128 << 10)                   /* so much room is filled before the next file is begun */
 
 /* ---- files ---- */
@@ -390,9 +389,6 @@ static int write_last_again(struct log *l, struct err *e)
 
     if (f == NULL) {
         return DUST_OK;
-    }
-    if (f->used - l->last_at > batch_blocks(BATCH_MAX)) {
-        return err_set(e, DUST_VERSION, "%s/log-%u was written by a dust that this one does not know", l->dir, f->number);
     }
     rv = log_file_read(f, l->dir, l->buf, f->used - l->last_at, l->last_at, e);
     if (rv == DUST_OK && (!batch_open(l->buf, f->used - l->last_at, l->key, &b) || b.seq != l->seq)) {

@@ -15,7 +15,7 @@
 #include "raft/termfile.h"
 #include "vfs/err.h"
 
-#define LOG_ENTRY_MAX ((size_t)1 << 20) /* bytes */
+#define LOG_ENTRY_MAX ((size_t)1 << 20) /* bytes; one fits into a batch */
 
 struct log;
 

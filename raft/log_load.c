@@ -53,7 +53,8 @@ static int note(struct search *s, const struct batch *b, struct log_file *f, siz
     return 0;
 }
 
-/* What lies behind a batch of this file's present content and has a lower number is of an earlier one. */
+/* What lies behind a batch of this file's present content and has a lower number is of an earlier one; being whole, it has
+ * nothing newer within it. */
 static int scan(struct search *s, struct log_file *f, const uint8_t *p)
 {
     uint64_t highest = 0;
@@ -62,13 +63,15 @@ static int scan(struct search *s, struct log_file *f, const uint8_t *p)
     int rv = 0;
 
     while (rv == 0 && at < f->bytes) {
-        if (batch_open(p + at, f->bytes - at, s->log->key, &b) && b.seq > highest) {
+        if (!batch_open(p + at, f->bytes - at, s->log->key, &b)) {
+            at += BATCH_BLOCK;
+            continue;
+        }
+        if (b.seq > highest) {
             highest = b.seq;
             rv = note(s, &b, f, at);
-            at += batch_blocks(b.size);
-        } else {
-            at += BATCH_BLOCK;
         }
+        at += batch_blocks(b.size);
     }
     return rv;
 }
