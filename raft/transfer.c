@@ -395,11 +395,13 @@ static int adopt_version(struct node *n, struct err *e)
         store_agreed(n->db->store, &agreed);
         rv = store_agree(
             n->db->store, &t->head.id, &agreed.id, t->head.n_pages, nodes, count, t->head.index, &voided, e);
+        if (rv == DUST_EXISTS) {
+            /* It was staged here. What was fetched goes on top as it is: pages may be damaged that it does not change. */
+            rv = store_agree(
+                n->db->store, &t->head.id, &t->head.id, t->head.n_pages, nodes, count, t->head.index, &voided, e);
+        }
         if (rv == DUST_OK) {
             txn_disown(&t->txn);
-        }
-        if (rv == DUST_OK || rv == DUST_EXISTS) {
-            rv = DUST_OK;
             fsm_adopt(n, &t->head); /* from here on entries up to its index are skipped */
             submit_settled(n);
             if (voided != NULL) {

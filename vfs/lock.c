@@ -449,7 +449,6 @@ static void move_on(struct dfile *f)
     }
     f->snap = f->next_snap;
     f->displaced = f->remote.resent; /* found in the log, it may have others on top */
-    f->remote.resent = false;
     f->pager_seq = f->displaced ? UINT64_MAX : f->snap.seq;
 }
 
@@ -468,7 +467,6 @@ static void step_back(struct dfile *f)
         txn_reset(&f->txn);
         store_unpin(f->next_store, &f->next_snap);
     }
-    f->remote.resent = false;
     f->pager_seq = UINT64_MAX;
     f->unknown = f->next_id;
     f->unknown_after = f->next_after;
@@ -495,7 +493,7 @@ static void end_writing(struct dfile *f)
     if (f->pager_differs) {
         f->pager_seq = UINT64_MAX;
     }
-    f->writing = f->committed = f->accepted = f->pager_differs = false;
+    f->writing = f->committed = f->accepted = f->pager_differs = f->remote.resent = false;
     sqltext_forget(&f->sql);
     file_pass_turn(f);
 }

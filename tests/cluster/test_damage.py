@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cluster import SqlError, different, plain, wait_until
+from cluster import SqlError, different, plain, scaled, wait_until
 
 ROWS = 400
 
@@ -112,6 +112,30 @@ def test_under_writes(box):
     box.same_files(*members)
     rows = set(members[0].sql("SELECT who, seq FROM acked"))
     assert box.acked(*[x.name for x in members]) <= rows
+
+
+def test_again_and_again_under_its_own_writer(box):
+    """What the other members have may be a transaction that this one has in flight, which does not change the page."""
+    members = cluster(box, 3)
+    members[0].sql("CREATE TABLE acked(id INTEGER PRIMARY KEY, who TEXT, seq INT)")
+    box.settle(*members)
+    m = [x for x in members if x is not box.leader(*members)][0]
+
+    def repairs():
+        return m.one("SELECT value FROM dust_metrics WHERE name = 'damage_repaired'")
+
+    m.writer()
+    for i in range(scaled(12, 4)):
+        wait_until("rows", lambda: m.writer_state()["n"] > 20 * i, 60)
+        m.checkpoint()
+        before = repairs()
+        flip(m.path, b"row %06d " % (7 + 37 * i % 390))
+        read(m, "finds it")
+        wait_until("it is repaired", lambda: repairs() > before, 40)
+        assert right(read(m, "after"))
+    errors = m.writer_stop()["errors"]
+    assert all(e["name"] in ("SQLITE_IOERR_COMMIT_ATOMIC", "SQLITE_BUSY_SNAPSHOT") for e in errors), errors[:3]
+    box.same_files(*members)
 
 
 @pytest.mark.sanitize
