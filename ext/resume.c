@@ -5,6 +5,7 @@
 #include "ext/resume.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,9 @@ static int load(const char *path, const char *dir, const struct start_options *o
     struct stat st;
     int rv = member_load(dir, self, e);
 
+    if (rv == DUST_NOTFOUND && stat(dir, &st) != 0) { /* taken for a member's since nobody could tell (registry.c) */
+        return err_sys(e, errno == ENOENT ? EIO : errno, "cannot look whether there is a folder %s: try again", dir);
+    }
     if (rv == DUST_NOTFOUND) {
         return err_set(e, DUST_CORRUPT,
             "%s has no file `member`: starting, joining or leaving was cut short, or files were removed; delete %s and "
