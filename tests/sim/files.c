@@ -2,9 +2,9 @@
  *
  * Each file has two contents: what programs see, and what is on the disk for certain. A write goes to the first, and
  * into a list of changes; fsync brings the second up to date. A power loss leaves, file by file, the certain content
- * and none, all, the first or any of the changes, some of them torn in sectors. So it is with names: fsync of a folder (or
- * of a file, for its own name and what came before it) makes their changes certain; else a power loss leaves the first
- * few. The end of a process alone loses nothing, save for the rest of a synchronous write (posix.c).
+ * and none, all, the first or any of the changes, some of them torn in sectors. So it is with names: fsync of a folder
+ * (or of a file, for its own name and what came before it) makes their changes certain; else a power loss leaves the
+ * first few. The end of a process alone loses nothing, save for the rest of a synchronous write (posix.c).
  *
  * app.db-dust/pages, which nobody trusts after a crash, has no content here: it is mapped as anonymous memory. */
 #include <stdio.h>
@@ -135,7 +135,7 @@ void file_store_blocks(struct file *f, size_t offset, const uint8_t *p, size_t n
     }
 }
 
-/* The changes that touch the range, in their order. What was noted before the file was cut or extended goes with that. */
+/* The changes that touch the range, in order. What was noted before the file was cut or extended goes with that. */
 void file_flush_range(struct file *f, size_t offset, size_t n)
 {
     struct change *resized = NULL, *c;

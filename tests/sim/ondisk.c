@@ -133,8 +133,8 @@ static void check_term(const struct machine *m, const struct node *n)
 
     if (!guard_dead(&n->io.guard) &&
         (o->term < r->current_term || (o->term == r->current_term && r->voted_for != 0 && o->vote != r->voted_for))) {
-        violation("m%u: is in term %llu, with a vote for %llu; on its disk are term %llu and a vote for %llu", m->number,
-            r->current_term, r->voted_for, (unsigned long long)o->term, (unsigned long long)o->vote);
+        violation("m%u: is in term %llu, with a vote for %llu; on its disk are term %llu and a vote for %llu",
+            m->number, r->current_term, r->voted_for, (unsigned long long)o->term, (unsigned long long)o->vote);
     }
 }
 
@@ -150,8 +150,8 @@ void ondisk_check(struct machine *m)
     check_term(m, n);
     for (raft_index i = n->raft.last_stored; i > 0 && (e = inside_entry(&n->raft, i)) != NULL; i--) {
         if (!has(m, i, e)) {
-            violation("m%u: entry %llu of term %llu counts as stored, as all up to %llu do, and is not on its disk", m->number,
-                i, e->term, n->raft.last_stored);
+            violation("m%u: entry %llu of term %llu counts as stored, as all up to %llu do, and is not on its disk",
+                m->number, i, e->term, n->raft.last_stored);
         }
     }
 }

@@ -1,8 +1,8 @@
 /* The POSIX calls by which dust uses files, on the machines' file systems. Which machine is told by the path
  * (/sim/N/…); nothing else is to be seen. A descriptor belongs to its machine's process.
  *
- * A write through a descriptor that was opened with O_DSYNC takes the time of the disk, and is on it for certain when it
- * returns. Meanwhile, and if it fails, none, some or all of it can be read; a power loss leaves any sectors of that.
+ * A write through a descriptor that was opened with O_DSYNC takes the time of the disk, and is on it for certain when
+ * it returns. Meanwhile, and if it fails, none, some or all of it can be read; a power loss leaves any sectors of that.
  *
  * A path /certain/N/… leads to what is on that machine's disk for certain, to read only: so the product's own functions
  * can look at it, without anything happening meanwhile (ondisk.c). */
@@ -212,7 +212,7 @@ ssize_t __wrap_read(int fd, void *buf, size_t n)
     return got;
 }
 
-/* How many bytes the disk takes of n: all, unless it is a bad one; then any number of sectors, now and then of bytes. */
+/* How many bytes the disk takes of n: all, unless it is a bad one; then some sectors, now and then any bytes. */
 static size_t taken(const struct machine *m, size_t n)
 {
     if (world.healing || m->failing == 0 || n <= FILES_SECTOR || !chance(300)) {
@@ -423,7 +423,7 @@ int __wrap_fcntl64(int fd, int cmd, ...)
     }
     if (cmd == F_SETFL) {
         va_start(ap, cmd);
-        d->flags = (d->flags & ~O_DIRECT) | (va_arg(ap, int) & O_DIRECT); /* of these flags the one that can be changed */
+        d->flags = (d->flags & ~O_DIRECT) | (va_arg(ap, int) & O_DIRECT); /* of those in use, it alone can be changed */
         va_end(ap);
     }
     return cmd == F_GETFL ? d->flags : 0;
