@@ -11,7 +11,7 @@
  *
  * While it waits, the member takes no part in the cluster: no peers, no instance. Readers go on with what is agreed here.
  * Writers are told at once (turn_refuse). Transactions in flight stay, and are sent again when it is back, or end as
- * unknown when their time is up. Every now and then a file of the size of a log segment is written beside the log and
+ * unknown when their time is up. Every now and then a file larger than one of the log is written beside the log and
  * removed, in the thread pool; if that works, the instance is started, and if that fails too, it waits again.
  *
  * What was applied stays applied: entries up to there are skipped when the log is read again (fsm_restart). A member
@@ -27,7 +27,7 @@
 
 #define LOOK_FIRST_MS 300u
 #define LOOK_LAST_MS 5000u
-#define PROBE_BYTES ((off_t)10 << 20) /* more than a segment of libraft's */
+#define PROBE_BYTES ((off_t)10 << 20) /* more than a file of the log */
 
 static void close_instance(struct node *n)
 {
@@ -75,7 +75,7 @@ void again_later(struct node *n, const struct err *e)
     close_instance(n);
 }
 
-/* In the thread pool: is the disk well, and has it space for another segment? */
+/* In the thread pool: is the disk well, and has it space for another file of the log? */
 static void probe_run(uv_work_t *work)
 {
     struct node *n = work->data;

@@ -102,6 +102,9 @@ static void watch(struct node *n)
         again_cut(n);
         return;
     default:
+        if (n->io.raft_io.errmsg[0] != '\0') {
+            err_add(&e, " (%s)", n->io.raft_io.errmsg);
+        }
         again_later(n, &e);
         return;
     }

@@ -391,14 +391,24 @@ static int recover(struct raft_io *io, const struct raft_configuration *c)
 
 /* ---- term and vote ---- */
 
+static int set(struct storage *s, raft_term term, raft_id vote, struct err *e)
+{
+    int rv = termfile_set(&s->term, term, vote, s->term.life, e);
+
+    if (rv != DUST_OK) {
+        failed(s, e);
+    }
+    return rv;
+}
+
 int storage_set_term(struct storage *s, raft_term term, struct err *e)
 {
-    return termfile_set(&s->term, term, 0, s->term.life, e);
+    return set(s, term, 0, e);
 }
 
 int storage_set_vote(struct storage *s, raft_id vote, struct err *e)
 {
-    return termfile_set(&s->term, s->term.term, vote, s->term.life, e);
+    return set(s, s->term.term, vote, e);
 }
 
 /* ---- life ---- */
