@@ -42,7 +42,7 @@ BUILDS = {
     },
 }
 LIMIT = {  # seconds, one run
-    "unit": 300, "fuzz": 300, "sim": 900, "sql": 300, "cluster": 400, "attach": 400, "command": 300, "crash": 400, "nth": 600, "faults": 600,
+    "unit": 300, "fuzz": 300, "sim": 1800, "sql": 300, "cluster": 400, "attach": 400, "command": 300, "crash": 400, "nth": 600, "faults": 600,
 }
 MUTATIONS = 20000  # of the corpus of a fuzz target
 
