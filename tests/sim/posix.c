@@ -24,7 +24,7 @@
 #include "tests/sim/sched.h"
 
 #define FD_BASE (1 << 24)
-#define FDS_MAX 256
+#define FDS_MAX 1024
 
 struct folder;
 
