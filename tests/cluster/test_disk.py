@@ -1,5 +1,6 @@
 """A full disk, of one member, of the leader, of all: writers get a clear error or a pause, reads go on, space is all it
 takes to go on, and nothing is lost."""
+import itertools
 import os
 import time
 
@@ -10,15 +11,20 @@ from cluster import SLOW, SqlError, wait_until
 NAMES = ("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_IOERR", "SQLITE_IOERR_COMMIT_ATOMIC")
 
 
+number = itertools.count()
+
+
 def insert(m, acked, n, size=200000):
-    """Rows until one fails: its error, or None after n of them."""
+    """Rows until one fails: its error, or None after n of them. One of unknown outcome may be there later, so that each try
+    has a name of its own."""
     for _ in range(n):
+        who = "%s%d" % (m.name, next(number))
         try:
-            m.sql("INSERT INTO t(who, x) VALUES(?, randomblob(?))", "%s%d" % (m.name, len(acked)), size, timeout=60)
+            m.sql("INSERT INTO t(who, x) VALUES(?, randomblob(?))", who, size, timeout=60)
         except SqlError as e:
             assert e.name in NAMES, e
             return e
-        acked.append("%s%d" % (m.name, len(acked)))
+        acked.append(who)
     return None
 
 
