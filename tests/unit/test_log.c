@@ -2,7 +2,7 @@
  * or a write has failed. */
 #include <dirent.h>
 #include <fcntl.h>
-#include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -26,17 +26,12 @@ static char dir[64];
 static struct log *l;
 static struct log_content content;
 static uint64_t life;
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-static unsigned wakes;
+static sem_t woken;
 
 static void wake(void *ctx)
 {
     (void)ctx;
-    pthread_mutex_lock(&mutex);
-    wakes++;
-    pthread_cond_signal(&cond);
-    pthread_mutex_unlock(&mutex);
+    sem_post(&woken);
 }
 
 static int set_up(void **state)
@@ -94,11 +89,9 @@ static struct log_op *wait_done(void)
 {
     struct log_op *done;
 
-    pthread_mutex_lock(&mutex);
     while ((done = log_done(l)) == NULL) {
-        pthread_cond_wait(&cond, &mutex);
+        sem_wait(&woken);
     }
-    pthread_mutex_unlock(&mutex);
     return done;
 }
 
@@ -718,11 +711,9 @@ static void test_stopped(void **state)
         log_do(l, &ops[i]);
     }
     log_stop(l);
-    pthread_mutex_lock(&mutex);
     while (!log_stopped(l)) {
-        pthread_cond_wait(&cond, &mutex);
+        sem_wait(&woken);
     }
-    pthread_mutex_unlock(&mutex);
     log_done(l);
     open_log(0, 0);
     assert_true(content.n < N);
@@ -766,5 +757,5 @@ int main(void)
         TEST(test_damaged_at_the_end), TEST(test_file_is_gone), TEST(test_lookalike), TEST(test_write_fails),
         TEST(test_late_batch), TEST(test_no_more_files), TEST(test_stopped), TEST(test_life_counts), TEST(test_no_folder)};
 
-    return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
+    return sodium_init() < 0 || sem_init(&woken, 0, 0) != 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }
