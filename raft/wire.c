@@ -23,10 +23,13 @@
  *                         req 8 (2), num[i] 8 (3 to 10), id[i] 16 (11 to 13), text length 4 and text (14),
  *                         data length 4 and data (15)
  *
- * Payloads of entries are a non-zero multiple of 8 bytes long, as all that dust and libraft make are. */
+ * Payloads of entries are a non-zero multiple of 8 bytes long, as all that dust and libraft make are, and fit into the log
+ * (LOG_ENTRY_MAX). */
 #include "raft/wire.h"
 
 #include <string.h>
+
+#include "raft/log.h"
 
 #define MAGIC "dust"
 #define HEAD_FIXED 47
@@ -327,7 +330,7 @@ static int get_append_entries(struct in *i, struct raft_append_entries *a, struc
         struct in h = {.p = heads + (size_t)k * 13 + 8, .left = 5};
         uint64_t type = get(&h, 1), len = get(&h, 4);
 
-        if (type < RAFT_COMMAND || type > RAFT_CHANGE || len == 0 || len % 8 != 0) {
+        if (type < RAFT_COMMAND || type > RAFT_CHANGE || len == 0 || len % 8 != 0 || len > LOG_ENTRY_MAX) {
             return corrupt(e, "an entry has an impossible type or length");
         }
         total += len;

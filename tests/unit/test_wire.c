@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "raft/log.h"
 #include "raft/wire.h"
 
 static const struct wire_head head = {
@@ -139,6 +140,34 @@ static void hostile_entries(void **state)
     free(buf);
 }
 
+/* The log takes no larger one; a message whose lengths add up is refused for that alone. */
+static void entry_too_large_for_the_log(void **state)
+{
+    struct raft_entry entry = {.term = 1, .type = RAFT_COMMAND, .buf = {.base = calloc(1, LOG_ENTRY_MAX + 8)}};
+    struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES};
+    struct wire_head h;
+    struct wire_body b;
+
+    (void)state;
+    m.append_entries.entries = &entry;
+    m.append_entries.n_entries = 1;
+    for (unsigned more = 0; more <= 8; more += 8) {
+        size_t len;
+        uint8_t *buf;
+
+        entry.buf.len = LOG_ENTRY_MAX + more;
+        len = wire_raft_size(&head, &m);
+        buf = malloc(len);
+        wire_raft_put(&head, &m, buf);
+        assert_int_equal(decode(buf, len, &h, &b), more == 0 ? DUST_OK : DUST_CORRUPT);
+        if (more == 0) {
+            wire_body_free(&h, &b);
+        }
+        free(buf);
+    }
+    free(entry.buf.base);
+}
+
 static void fixed_messages(void **state)
 {
     struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES_RESULT}, out;
@@ -248,6 +277,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(append_entries),
+        cmocka_unit_test(entry_too_large_for_the_log),
         cmocka_unit_test(hostile_entries),
         cmocka_unit_test(fixed_messages),
         cmocka_unit_test(install_snapshot),
