@@ -112,26 +112,26 @@ static void take_turn(struct conn *c, struct dfile *f)
 
 /* SQLite asks the main database whether PRAGMA locking_mode=EXCLUSIVE may be, and then makes every attached one so, and
  * every one that is attached later. */
-static bool may_lock(const char *sql)
+static bool names_locking_mode(const char *sql)
 {
     sql += strspn(sql, " \t\r\n\f;");
     return strchr("PpEe-/", *sql) != NULL && strcasestr(sql, "locking_mode") != NULL;
 }
 
-static void unlock_files(struct conn *c)
+static void end_exclusive(struct conn *c)
 {
     const sqlite3_api_routines *api = c->lib->api;
     sqlite3_stmt *list = NULL;
     sqlite3_file *file = NULL;
 
-    c->locking = false;
+    c->maybe_exclusive = false;
     c->inside = true;
     if (api->prepare_v2(c->db, "PRAGMA database_list", -1, &list, NULL) == SQLITE_OK) {
         while (api->step(list) == SQLITE_ROW) {
             const char *name = (const char *)api->column_text(list, 1);
 
             if (api->file_control(c->db, name, SQLITE_FCNTL_FILE_POINTER, &file) == SQLITE_OK && file_of(file) != NULL) {
-                lib_unlock(c->lib, c->db, name);
+                lib_end_exclusive(c->lib, c->db, name);
             }
         }
     }
@@ -155,8 +155,8 @@ static void on_statement(struct conn *c, sqlite3_stmt *stmt, const char *sql)
     if (c->inside || f == NULL) {
         return;
     }
-    if (c->locking || may_lock(sql)) {
-        unlock_files(c);
+    if (c->maybe_exclusive || names_locking_mode(sql)) {
+        end_exclusive(c);
     }
     if (c->writer != NULL || (sql[0] == '-' && sql[1] == '-')) {
         return;
@@ -229,7 +229,7 @@ void conn_connected(struct sqlite_lib *lib, struct dfile *f, sqlite3 *db)
     }
     f->next = c->files;
     c->files = f;
-    c->locking = true;
+    c->maybe_exclusive = true;
     if (!c->hooked && lib->api->libversion_number() >= 3014000) {
         lib->api->trace_v2(db, SQLITE_TRACE_STMT | SQLITE_TRACE_PROFILE, on_trace, c);
         c->hooked = true;

@@ -16,7 +16,7 @@ struct conn {
     bool hooked;      /* the trace hook has been set by us (somebody may have replaced it since) */
     void *writer;     /* the statement that is writing, between its STMT and PROFILE events */
     bool inside;      /* one of our own nested statements is running */
-    bool locking;     /* a dust file may have been made exclusive: see unlock_files */
+    bool maybe_exclusive; /* a dust file may have been opened so: see end_exclusive */
     int saved_timeout; /* busy timeout taken away for one statement, in ms; -1: none */
     int failed_rc;    /* an open that failed: what to tell */
     char *failed;

@@ -49,7 +49,7 @@ int lib_int(struct sqlite_lib *lib, sqlite3 *db, const char *sql)
     return n;
 }
 
-void lib_unlock(struct sqlite_lib *lib, sqlite3 *db, const char *name)
+void lib_end_exclusive(struct sqlite_lib *lib, sqlite3 *db, const char *name)
 {
     char *sql = lib->api->mprintf("PRAGMA \"%w\".locking_mode=NORMAL", name);
 
@@ -192,14 +192,12 @@ int lib_check_uri(struct sqlite_lib *lib, const char *name, struct err *e)
             "cache=shared: a member's database cannot be opened with a shared cache; leave it out: its readers and writers "
             "do not hold up each other");
     }
-    for (int i = 0; i < 2; i++) {
-        const char *name_of[2] = {"immutable", "nolock"};
-
-        if (lib->api->uri_boolean(name, name_of[i], 0)) {
+    for (const char *const *p = (const char *const[]){"immutable", "nolock", NULL}; *p != NULL; p++) {
+        if (lib->api->uri_boolean(name, *p, 0)) {
             return err_set(e, DUST_MISUSE,
                 "%s: a member's database cannot be opened so: others change it, and without a lock a reader has no "
                 "snapshot; mode=ro opens it for reading only",
-                name_of[i]);
+                *p);
         }
     }
     return DUST_OK;
@@ -377,7 +375,7 @@ int lib_adopt(struct conn *c, struct hosted *h, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    lib_unlock(c->lib, c->db, "main");
+    lib_end_exclusive(c->lib, c->db, "main");
     if (api->prepare_v2(c->db, "PRAGMA main.journal_mode=MEMORY", -1, &stmt, NULL) == SQLITE_OK &&
         api->step(stmt) == SQLITE_ROW) {
         memory = strcasecmp((const char *)api->column_text(stmt, 0), "memory") == 0;

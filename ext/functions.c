@@ -319,7 +319,7 @@ static int make_ready(struct args *a, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    lib_unlock(a->c->lib, a->c->db, "main");
+    lib_end_exclusive(a->c->lib, a->c->db, "main");
     sql = a->api->mprintf("PRAGMA main.user_version=%d", lib_int(a->c->lib, a->c->db, "PRAGMA main.user_version"));
     if (sql == NULL || a->api->exec(a->c->db, sql, NULL, NULL, &why) != SQLITE_OK) {
         rv = err_set(e, DUST_REFUSED, "the database cannot be written: %s", why != NULL ? why : "out of memory");

@@ -16,7 +16,7 @@ int lib_int(struct sqlite_lib *lib, sqlite3 *db, const char *sql);
 
 /* Take the database of this name of a connection out of locking_mode=EXCLUSIVE: a pager in it never asks for a lock again,
  * so that it would have neither a newer snapshot nor the turn. */
-void lib_unlock(struct sqlite_lib *lib, sqlite3 *db, const char *name);
+void lib_end_exclusive(struct sqlite_lib *lib, sqlite3 *db, const char *name);
 
 /* In a forked child, before anything else. */
 void libs_forked(void);

@@ -9,36 +9,9 @@
  * asker repeats its question to the new leader. */
 #include <stdio.h>
 
+#include "raft/codes.h"
 #include "raft/node_impl.h"
 #include "vfs/clock.h"
-
-int change_code(int raft_code)
-{
-    switch (raft_code) {
-    case 0:
-        return DUST_OK;
-    case RAFT_NOTLEADER:
-    case RAFT_LEADERSHIPLOST:
-    case RAFT_CANCELED:
-    case RAFT_SHUTDOWN:
-        return DUST_AGAIN;
-    case RAFT_CANTCHANGE:
-    case RAFT_BUSY:
-        return DUST_AGAIN;
-    case RAFT_NOTFOUND:
-    case RAFT_BADID:
-        return DUST_NOTFOUND;
-    case RAFT_DUPLICATEID:
-    case RAFT_DUPLICATEADDRESS:
-        return DUST_EXISTS;
-    case RAFT_BADROLE:
-        return DUST_MISUSE;
-    case RAFT_NOMEM:
-        return DUST_NOMEM;
-    default:
-        return DUST_IO;
-    }
-}
 
 void change_over(struct node *n, int code, const char *text)
 {
@@ -62,7 +35,7 @@ void change_done(struct raft_change *req, int status)
     if (n->stopping) {
         return;
     }
-    change_over(n, change_code(status), status != 0 ? raft_strerror(status) : NULL);
+    change_over(n, code_of_raft(status), status != 0 ? raft_strerror(status) : NULL);
 }
 
 static void on_transfer(struct raft_transfer *req)
@@ -133,7 +106,7 @@ void change_lead(struct node *n, struct asker *a, int what, raft_id id)
         } else if (change_begin(n, a, what, 0)) {
             rv = raft_transfer(&n->raft, &c->transfer, 0, on_transfer);
             if (rv != 0) {
-                change_over(n, change_code(rv), raft_errmsg(&n->raft));
+                change_over(n, code_of_raft(rv), raft_errmsg(&n->raft));
             }
         }
         return;
@@ -182,7 +155,7 @@ void change_lead(struct node *n, struct asker *a, int what, raft_id id)
         rv = RAFT_INVALID;
     }
     if (rv != 0) {
-        change_over(n, change_code(rv), raft_errmsg(&n->raft));
+        change_over(n, code_of_raft(rv), raft_errmsg(&n->raft));
     }
 }
 

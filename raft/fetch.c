@@ -6,6 +6,8 @@
 
 #include <sodium.h>
 
+#include "vfs/lockpage.h"
+
 bool fetch_decode(const struct note *note, struct fetch *out)
 {
     uint64_t first = note->num[0], n = note->num[1], n_hashes = note->data_len / FETCH_HASH_SIZE;
@@ -42,7 +44,7 @@ bool fetch_reply_decode(const struct note *note, uint32_t first, uint32_t page_s
         return false;
     }
     while (fetch_reply_next(&at, &pgno, &page)) {
-        if (pgno < first || pgno - first >= n || pgno <= before || fetch_lock_page(pgno, page_size)) {
+        if (pgno < first || pgno - first >= n || pgno <= before || pgno == lock_page(page_size)) {
             return false;
         }
         before = pgno;
@@ -71,11 +73,6 @@ uint8_t *fetch_page_put(uint8_t *out, uint32_t pgno)
         *out++ = (uint8_t)(pgno >> (8 * i));
     }
     return out;
-}
-
-bool fetch_lock_page(uint32_t pgno, uint32_t page_size)
-{
-    return pgno == 0x40000000u / page_size + 1;
 }
 
 void fetch_hash(uint8_t out[FETCH_HASH_SIZE], const uint8_t *page, uint32_t page_size)

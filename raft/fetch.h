@@ -53,7 +53,4 @@ uint8_t *fetch_page_put(uint8_t *out, uint32_t pgno);
 
 void fetch_hash(uint8_t out[FETCH_HASH_SIZE], const uint8_t *page, uint32_t page_size);
 
-/* The page that holds the lock byte is never used by SQLite, and never sent. */
-bool fetch_lock_page(uint32_t pgno, uint32_t page_size);
-
 #endif

@@ -8,6 +8,7 @@
 
 #include "raft/fetch.h"
 #include "raft/node_impl.h"
+#include "vfs/lockpage.h"
 
 #define SESSION_MS 15000u
 #define LAST_CHUNK_MS 3000u /* it may be asked for again, but not for long */
@@ -75,7 +76,7 @@ void give_received(struct node *n, const struct wire_head *from, const struct no
     for (pgno = want.first; pgno < want.first + want.n && pgno <= s->head.n_pages && len < FETCH_CHUNK_BYTES; pgno++) {
         uint8_t hash[FETCH_HASH_SIZE], *page;
 
-        if (fetch_lock_page(pgno, size)) {
+        if (pgno == lock_page(size)) {
             continue;
         }
         page = fetch_page_put(out + len, pgno);

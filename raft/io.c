@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "raft/codes.h"
 #include "raft/node_impl.h"
 #include "raft/smallfile.h"
 #include "raft/storage.h"
@@ -113,11 +114,6 @@ static int damaged(int rv, struct err *e)
     return rv;
 }
 
-int io_code(int rv)
-{
-    return rv == RAFT_CORRUPT ? DUST_CORRUPT : rv == RAFT_NOSPACE ? DUST_FULL : rv == RAFT_NOMEM ? DUST_NOMEM : DUST_IO;
-}
-
 static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, raft_io_recv_cb recv)
 {
     struct node *n = io_node(raft_io);
@@ -127,7 +123,7 @@ static int io_start(struct raft_io *raft_io, unsigned ms, raft_io_tick_cb tick, 
     n->io.recv = recv;
     rv = n->io.start(raft_io, ms, on_tick, recv);
     if (rv != 0) { /* libraft does not say why */
-        err_set(&n->io.load_err, io_code(rv), "%s",
+        err_set(&n->io.load_err, code_of_raft(rv), "%s",
             raft_io->errmsg[0] != '\0' ? raft_io->errmsg : "the log cannot be written to");
         damaged(n->io.load_err.code, &n->io.load_err);
     }
@@ -157,7 +153,7 @@ static void on_append(struct storage_append *storage, int status)
     if (status == 0) {
         promise_stored(&n->promise, a->last_index); /* before anybody is told */
     } else if (!n->stopping) {
-        n->io.write_code = status == RAFT_NOSPACE ? DUST_FULL : DUST_IO;
+        n->io.write_code = code_of_raft(status) == DUST_FULL ? DUST_FULL : DUST_IO;
     }
     if (n->stopping || !guard_append_done(&n->io.guard, status)) {
         return;
@@ -242,7 +238,7 @@ static int io_load(struct raft_io *raft_io, raft_term *term, raft_id *voted_for,
 
     rv = damaged(storage_load(n->io.storage, term, voted_for, snapshot, start, entries, n_entries, e), e);
     if (rv != DUST_OK) {
-        return rv == DUST_NOMEM ? RAFT_NOMEM : rv == DUST_CORRUPT ? RAFT_CORRUPT : RAFT_IOERR;
+        return code_to_raft(rv);
     }
     rv = promise_check_log(&n->promise, n->db->dir, last_loaded(*snapshot, *start, *n_entries), e);
     if (rv == DUST_OK) {
@@ -373,12 +369,11 @@ static int io_snapshot_put(struct raft_io *raft_io, unsigned trailing, struct ra
 static int io_set_term(struct raft_io *raft_io, raft_term term)
 {
     struct node *n = io_node(raft_io);
-    struct err e;
 
     if (guard_dead(&n->io.guard)) {
         return 0;
     }
-    if (storage_set_term(n->io.storage, term, &e) != DUST_OK) {
+    if (!storage_set_term(n->io.storage, term)) {
         guard_metadata_failed(&n->io.guard);
     } else {
         promise_term(&n->promise, term);
@@ -389,12 +384,11 @@ static int io_set_term(struct raft_io *raft_io, raft_term term)
 static int io_set_vote(struct raft_io *raft_io, raft_id id)
 {
     struct node *n = io_node(raft_io);
-    struct err e;
 
     if (guard_dead(&n->io.guard)) {
         return 0; /* it may be of a term that could not be stored, and would go with the one before */
     }
-    if (storage_set_vote(n->io.storage, id, &e) != DUST_OK) {
+    if (!storage_set_vote(n->io.storage, id)) {
         guard_metadata_failed(&n->io.guard);
     } else {
         promise_vote(&n->promise, id);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "raft/codes.h"
 #include "raft/node_impl.h"
 
 #define JOIN_REPEAT_MS 300
@@ -56,7 +57,7 @@ static void on_added(struct raft_change *req, int status)
             return;
         }
     }
-    change_over(n, change_code(status), raft_errmsg(&n->raft));
+    change_over(n, code_of_raft(status), raft_errmsg(&n->raft));
 }
 
 static void leader_join(struct node *n, struct asker *a, uint64_t boot)
@@ -101,7 +102,7 @@ static void leader_join(struct node *n, struct asker *a, uint64_t boot)
     j->joiner_boot = boot;
     rv = raft_add(&n->raft, &n->change.req, id, a->address, on_added);
     if (rv != 0) {
-        change_over(n, change_code(rv), raft_errmsg(&n->raft));
+        change_over(n, code_of_raft(rv), raft_errmsg(&n->raft));
     }
 }
 

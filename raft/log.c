@@ -6,7 +6,8 @@
  * meanwhile is in the next. All of an operation is done when the batch that its last entry is in is durable.
  *
  * Who writes what: one thread, the log's own, writes batches, and nobody else does. Files are made and removed by whoever
- * calls log_tend. Both, and the loop, meet under the mutex, which is held over no system call but the condition's.
+ * calls log_tend. Both, and the loop, meet under the mutex, which is held over no system call but the condition's, and the
+ * last wake.
  *
  *   running ──a write fails──▶ failed: every operation fails; readable as before, and begun anew by its owner
  *      └──log_stop──▶ stopped (so does failed)
@@ -33,24 +34,15 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "raft/log_impl.h"
 #include "raft/smallfile.h"
 
-#define SPLIT_MIN ((size_t)128 << 10)                   /* so much room is filled before the next file is begun */
-
 /* ---- files ---- */
 
-/* With the mutex. The current one is full; f is empty, and open. */
+/* With the mutex. f is empty, and open. */
 static void use_file(struct log *l, struct log_file *f)
 {
-    struct log_file *full = l->files.current;
-
-    if (full != NULL) {
-        close(full->fd); /* a program has not so many descriptors */
-        full->fd = -1;
-    }
     *f = (struct log_file){.number = f->number, .fd = f->fd, .bytes = f->bytes};
     *l->files.live_tail = f;
     l->files.live_tail = &f->next;
@@ -66,10 +58,10 @@ static struct log_file *pop(struct log_file **list)
     return f;
 }
 
-/* The writer is in need of a file: one that is there, or it has to make it. */
+/* The writer is in need of a file, the current one being full: one that is there, or it has to make it. */
 static int next_file(struct log *l, struct err *e)
 {
-    struct log_file *f = NULL;
+    struct log_file *full = l->files.current, *f = NULL;
     unsigned number;
     int rv;
 
@@ -90,6 +82,9 @@ static int next_file(struct log *l, struct err *e)
     if (rv != DUST_OK) {
         log_file_free(f);
         return rv;
+    }
+    if (full != NULL) {
+        log_file_close(full); /* a program has not so many descriptors */
     }
     pthread_mutex_lock(&l->mutex);
     use_file(l, f);
@@ -166,22 +161,15 @@ struct at {
     unsigned entry;    /* … and of it the next entry */
 };
 
-static size_t rest_of(const struct at *at)
+/* Does what is left of the first operation go into this file, or as much of it as a batch may have? */
+static bool suits(const struct log_file *f, const struct at *at)
 {
     size_t bytes = BATCH_HEAD;
 
-    for (unsigned i = at->entry; i < at->op->n && bytes <= BATCH_MAX; i++) {
+    for (unsigned i = at->entry; i < at->op->n && bytes < BATCH_MAX; i++) {
         bytes += batch_room(at->op->entries[i].buf.len);
     }
-    return bytes;
-}
-
-/* The first operation, or what is left of it, goes into this file as a whole; or enough of it. */
-static bool suits(const struct log_file *f, const struct at *at)
-{
-    size_t room = f == NULL ? 0 : f->bytes - f->used;
-
-    return room >= batch_blocks(rest_of(at)) || room >= SPLIT_MIN + BATCH_MAX;
+    return f != NULL && f->bytes - f->used >= batch_blocks(bytes < BATCH_MAX ? bytes : BATCH_MAX);
 }
 
 /* Entries of the operation, as many as there is room for. False: some are left. */
@@ -220,7 +208,7 @@ static struct batch fill(struct log *l, size_t room, struct at *at)
     return b;
 }
 
-static int write_batch(struct log *l, uint64_t life, struct at *at, struct err *e)
+static int write_batch(struct log *l, struct at *at, struct err *e)
 {
     struct log_file *f = l->files.current; /* changed by this thread only */
     const struct at before = *at;
@@ -239,7 +227,7 @@ static int write_batch(struct log *l, uint64_t life, struct at *at, struct err *
     if (at->op == before.op && at->entry == before.entry) {
         return err_set(e, DUST_TOOBIG, "an entry for the log is larger than %zu bytes", LOG_ENTRY_MAX);
     }
-    b.seq = l->seq >> BATCH_LIFE_SHIFT == life ? l->seq + 1 : (life << BATCH_LIFE_SHIFT) + 1;
+    b.seq = l->seq >> BATCH_LIFE_SHIFT == l->life ? l->seq + 1 : (l->life << BATCH_LIFE_SHIFT) + 1;
     pthread_mutex_lock(&l->mutex);
     b.floor = l->floor;
     pthread_mutex_unlock(&l->mutex);
@@ -286,16 +274,6 @@ static void give_back(struct log *l, struct log_op *from, const struct log_op *u
     l->wake(l->ctx);
 }
 
-static bool failed(struct log *l)
-{
-    bool yes;
-
-    pthread_mutex_lock(&l->mutex);
-    yes = l->failure.code != DUST_OK;
-    pthread_mutex_unlock(&l->mutex);
-    return yes;
-}
-
 static bool stopping(struct log *l)
 {
     bool yes;
@@ -306,38 +284,33 @@ static bool stopping(struct log *l)
     return yes;
 }
 
-static void write_all(struct log *l, struct log_op *ops, uint64_t life)
+static void write_all(struct log *l, struct log_op *ops)
 {
     struct at at = {.op = ops};
-    struct err e = {0};
 
     while (at.op != NULL && !stopping(l)) {
         struct log_op *from = at.op;
-        int rv = failed(l) ? l->failure.code : write_batch(l, life, &at, &e);
+        int rv = l->failure.code; /* set by this thread only */
+        struct err e;
 
-        if (rv != DUST_OK) {
-            pthread_mutex_lock(&l->mutex);
-            l->failure = l->failure.code == DUST_OK ? e : l->failure;
-            pthread_mutex_unlock(&l->mutex);
-            give_back(l, from, NULL, rv);
-            return;
+        if (rv == DUST_OK) {
+            rv = write_batch(l, &at, &e);
+            if (rv != DUST_OK) {
+                pthread_mutex_lock(&l->mutex);
+                l->failure = e;
+                pthread_mutex_unlock(&l->mutex);
+            }
         }
-        give_back(l, from, at.op, DUST_OK);
+        give_back(l, from, rv == DUST_OK ? at.op : NULL, rv);
+        at.op = rv == DUST_OK ? at.op : NULL;
     }
 }
 
-struct begin {
-    struct log *log;
-    uint64_t life;
-};
-
 static void *run(void *arg)
 {
-    struct begin begin = *(struct begin *)arg;
-    struct log *l = begin.log;
+    struct log *l = arg;
     struct log_op *ops;
 
-    free(arg);
     pthread_mutex_lock(&l->mutex);
     for (;;) {
         while (l->queue == NULL && !l->stop) {
@@ -350,7 +323,7 @@ static void *run(void *arg)
         l->queue = NULL;
         l->queue_tail = &l->queue;
         pthread_mutex_unlock(&l->mutex);
-        write_all(l, ops, begin.life);
+        write_all(l, ops);
         pthread_mutex_lock(&l->mutex);
     }
     l->stopped = true;
@@ -365,7 +338,8 @@ int log_open(struct log **out, const char *dir, struct err *e)
 {
     struct log *l = calloc(1, sizeof *l);
 
-    if (l == NULL || (l->dir = strdup(dir)) == NULL || posix_memalign((void **)&l->buf, BATCH_BLOCK, batch_blocks(BATCH_MAX)) != 0) {
+    if (l == NULL || (l->dir = strdup(dir)) == NULL ||
+        posix_memalign((void **)&l->buf, BATCH_BLOCK, batch_blocks(BATCH_MAX)) != 0) {
         free(l != NULL ? l->dir : NULL);
         free(l);
         return err_set(e, DUST_NOMEM, "out of memory");
@@ -400,31 +374,26 @@ static int write_last_again(struct log *l, struct err *e)
 
 int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e)
 {
-    struct begin *begin;
     sigset_t all, before;
     int rv;
 
     if (life <= l->seq >> BATCH_LIFE_SHIFT || life >> (64 - BATCH_LIFE_SHIFT) != 0) {
-        return err_set(e, DUST_CORRUPT, "the log in %s is damaged: it has been opened more often than its file `term` says", l->dir);
+        return err_set(
+            e, DUST_CORRUPT, "the log in %s is damaged: it has been opened more often than its file `term` says", l->dir);
     }
     rv = folder_flush(l->dir, e); /* what names stand for may be readable and not durable */
     rv = rv == DUST_OK ? write_last_again(l, e) : rv;
     if (rv != DUST_OK) {
         return rv;
     }
-    begin = malloc(sizeof *begin);
-    if (begin == NULL) {
-        return err_set(e, DUST_NOMEM, "out of memory");
-    }
-    *begin = (struct begin){.log = l, .life = life};
+    l->life = life;
     l->wake = wake;
     l->ctx = ctx;
     sigfillset(&all); /* signals are the program's */
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    rv = pthread_create(&l->thread, NULL, run, begin);
+    rv = pthread_create(&l->thread, NULL, run, l);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rv != 0) {
-        free(begin);
         return err_sys(e, rv, "cannot start a thread");
     }
     pthread_mutex_lock(&l->mutex);
@@ -433,7 +402,8 @@ int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, str
     return DUST_OK;
 }
 
-int log_begin(const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life, const struct raft_entry *entry, struct err *e)
+int log_begin(
+    const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life, const struct raft_entry *entry, struct err *e)
 {
     struct log_op op = {.index = 1, .entries = entry, .n = 1};
     struct log_content content;
@@ -441,12 +411,15 @@ int log_begin(const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life,
     struct log *l = NULL;
     int rv = log_open(&l, dir, e);
 
-    rv = rv == DUST_OK ? log_load(l, key, 0, 0, &content, e) : rv;
+    rv = rv == DUST_OK ? log_load(l, key, 0, 0, false, &content, e) : rv;
     if (rv == DUST_OK && content.n != 0) {
         log_content_free(&content);
         rv = err_set(e, DUST_EXISTS, "there is a log in %s", dir);
     }
-    rv = rv == DUST_OK ? write_batch(l, life, &at, e) : rv;
+    if (rv == DUST_OK) {
+        l->life = life;
+        rv = write_batch(l, &at, e);
+    }
     log_close(l);
     return rv;
 }

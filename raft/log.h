@@ -40,14 +40,11 @@ struct log_content {
 /* For the files in this folder, which exists. DUST_OK, DUST_NOMEM. */
 int log_open(struct log **out, const char *dir, struct err *e);
 
-/* What is missing in the middle is to be no failure of log_load, but the end of what it gives: to save what can be saved. Such
- * a log is not started. */
-void log_forgive(struct log *l);
-
-/* Read what follows on a snapshot of that index and term (0, 0: there is none). DUST_OK; DUST_CORRUPT: something is
- * missing; DUST_IO, DUST_NOMEM. key: of the batches. Once; nothing is changed on disk. */
-int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, uint64_t term, struct log_content *out,
-    struct err *e);
+/* Read what follows on a snapshot of that index and term (0, 0: there is none). key: of the batches. forgiving: what is
+ * missing in the middle is no failure, but the end of what is given, to save what can be saved; such a log is not started.
+ * DUST_OK; DUST_CORRUPT: something is missing; DUST_IO, DUST_NOMEM. Once; nothing is changed on disk. */
+int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, uint64_t term, bool forgiving,
+    struct log_content *out, struct err *e);
 void log_content_free(struct log_content *c);
 
 /* Begin a log in this folder, where there is none, with this one entry, durably. DUST_OK; DUST_EXISTS; DUST_CORRUPT,
@@ -57,7 +54,7 @@ int log_begin(const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life,
 
 /* Let it be written to, in a life of its own (termfile.h: no other opening had this number). After log_load. Flushes what
  * was read. wake(ctx) is called on the log's thread when there is something for log_done, or it has ended; it must not
- * wait. DUST_OK, DUST_IO, DUST_FULL, DUST_NOMEM. */
+ * wait. DUST_OK; DUST_CORRUPT: this life, or a later one, is in the files; DUST_IO, DUST_FULL, DUST_NOMEM. */
 int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e);
 
 /* Put it on disk, behind what was handed over before. After one that failed all fail. */

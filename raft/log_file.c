@@ -130,6 +130,35 @@ int log_file_open(struct log_file *f, const char *dir, struct err *e)
     return f->fd < 0 ? err_sys(e, errno, "cannot open %s", smallfile_shown(path)) : DUST_OK;
 }
 
+void log_file_close(struct log_file *f)
+{
+    if (f->fd >= 0) {
+        close(f->fd);
+    }
+    f->fd = -1;
+}
+
+int log_file_look(struct log_file *f, const char *dir, struct err *e)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    int rv = path_of(path, dir, f->number, e), fd;
+
+    if (rv != DUST_OK) {
+        return rv;
+    }
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    rv = fd < 0 || fstat(fd, &st) != 0 ? err_sys(e, errno, "cannot look at %s", smallfile_shown(path)) : DUST_OK;
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (rv == DUST_OK && (!S_ISREG(st.st_mode) || (size_t)st.st_size > LOG_FILE_MAX)) {
+        rv = err_set(e, DUST_CORRUPT, "%s is not a file of the log", smallfile_shown(path));
+    }
+    f->bytes = rv == DUST_OK ? (size_t)st.st_size / BATCH_BLOCK * BATCH_BLOCK : 0;
+    return rv;
+}
+
 int log_file_read(struct log_file *f, const char *dir, uint8_t *p, size_t n, size_t at, struct err *e)
 {
     char path[PATH_MAX];
@@ -166,8 +195,8 @@ int log_file_write(struct log_file *f, const uint8_t *p, size_t n, size_t at, st
 
 void log_file_free(struct log_file *f)
 {
-    if (f != NULL && f->fd >= 0) {
-        close(f->fd);
+    if (f != NULL) {
+        log_file_close(f);
     }
     free(f);
 }

@@ -35,9 +35,9 @@ struct log_files {
 struct log {
     char *dir;
     uint8_t key[BATCH_KEY_SIZE];
+    uint64_t life;  /* log_start's, or log_begin's */
     uint64_t seq;   /* of the last batch */
     size_t last_at; /* where that lies in the current file, after log_load */
-    bool forgiving; /* log_forgive */
     bool anew;      /* what is on disk does not lead to the snapshot: the next batch has to say so */
     uint8_t *buf;   /* the writing thread's; aligned */
 
@@ -62,8 +62,12 @@ struct log {
  * DUST_OK, DUST_IO, DUST_FULL, DUST_NOMEM. */
 int log_file_make(struct log_file **out, const char *dir, unsigned number, struct err *e);
 
-/* Open it for writing, if it is not. */
+/* Look at a file that is there: f->bytes is set, of whole blocks. DUST_OK; DUST_CORRUPT: it cannot be one; DUST_IO, DUST_NOMEM. */
+int log_file_look(struct log_file *f, const char *dir, struct err *e);
+
+/* Open it for writing, if it is not; close it, if it is open. */
 int log_file_open(struct log_file *f, const char *dir, struct err *e);
+void log_file_close(struct log_file *f);
 
 /* Read bytes of it; all of them. The rest is as below. */
 int log_file_read(struct log_file *f, const char *dir, uint8_t *p, size_t n, size_t at, struct err *e);

@@ -11,15 +11,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "raft/log_impl.h"
-#include "raft/smallfile.h"
 
 struct found {
     struct batch batch;
@@ -30,6 +26,7 @@ struct found {
 
 struct search {
     struct log *log;
+    bool forgiving;
     struct log_file *files; /* all of them, in any order */
     struct found *found;
     size_t n, room;
@@ -76,23 +73,14 @@ static int scan(struct search *s, struct log_file *f, const uint8_t *p)
     return rv;
 }
 
-static int scan_file(struct search *s, struct log_file *f, const char *path, struct err *e)
+static int scan_file(struct search *s, struct log_file *f, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), rv;
+    int rv = log_file_look(f, s->log->dir, e);
     uint8_t *buf;
-    struct stat st;
 
-    rv = fd < 0 || fstat(fd, &st) != 0 ? err_sys(e, errno, "cannot look at %s", smallfile_shown(path)) : DUST_OK;
-    if (fd >= 0) {
-        close(fd);
-    }
     if (rv != DUST_OK) {
         return rv;
     }
-    if (!S_ISREG(st.st_mode) || (size_t)st.st_size > LOG_FILE_MAX) {
-        return err_set(e, DUST_CORRUPT, "%s is not a file of the log", smallfile_shown(path));
-    }
-    f->bytes = (size_t)st.st_size / BATCH_BLOCK * BATCH_BLOCK;
     buf = malloc(f->bytes + 1);
     if (buf == NULL) {
         return err_set(e, DUST_NOMEM, "out of memory");
@@ -115,7 +103,6 @@ static int scan_all(struct search *s, struct err *e)
         return err_sys(e, errno, "cannot read the folder %s", s->log->dir);
     }
     while (rv == DUST_OK && (errno = 0, d = readdir(folder)) != NULL) {
-        char path[PATH_MAX];
         struct log_file *f;
         unsigned number;
 
@@ -130,8 +117,7 @@ static int scan_all(struct search *s, struct err *e)
         *f = (struct log_file){.number = number, .fd = -1, .next = s->files};
         s->files = f;
         s->log->files.last_number = number > s->log->files.last_number ? number : s->log->files.last_number;
-        rv = smallfile_path(path, s->log->dir, d->d_name, e);
-        rv = rv == DUST_OK ? scan_file(s, f, path, e) : rv;
+        rv = scan_file(s, f, e);
     }
     if (rv == DUST_OK && errno != 0) {
         rv = err_sys(e, errno, "cannot read the folder %s", s->log->dir);
@@ -185,12 +171,6 @@ static int find_way(struct search *s, uint64_t snapshot, struct found **first, s
 }
 
 /* ---- the entries ---- */
-
-struct ref {
-    uint64_t term;
-    uint32_t at, size; /* in its batch */
-    uint8_t type;
-};
 
 /* One for each entry on the way that no later batch has made void. */
 struct refs {
@@ -367,7 +347,7 @@ static int find_shorter_way(struct search *s, uint64_t snapshot, struct found **
 {
     int rv = find_way(s, snapshot, first, e);
 
-    while (rv == DUST_CORRUPT && s->log->forgiving && *first != s->found) {
+    while (rv == DUST_CORRUPT && s->forgiving && *first != s->found) {
         s->n = (size_t)(*first - s->found);
         for (size_t i = 0; i < s->n; i++) {
             s->found[i].on_way = false;
@@ -375,11 +355,6 @@ static int find_shorter_way(struct search *s, uint64_t snapshot, struct found **
         rv = find_way(s, snapshot, first, e);
     }
     return rv;
-}
-
-void log_forgive(struct log *l)
-{
-    l->forgiving = true;
 }
 
 static int load(struct search *s, uint64_t index, uint64_t term, struct log_content *out, struct err *e)
@@ -417,10 +392,10 @@ static int load(struct search *s, uint64_t index, uint64_t term, struct log_cont
     return DUST_OK;
 }
 
-int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, uint64_t term, struct log_content *out,
-    struct err *e)
+int log_load(struct log *l, const uint8_t key[BATCH_KEY_SIZE], uint64_t index, uint64_t term, bool forgiving,
+    struct log_content *out, struct err *e)
 {
-    struct search s = {.log = l};
+    struct search s = {.log = l, .forgiving = forgiving};
     int rv;
 
     *out = (struct log_content){0};

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "raft/codes.h"
 #include "raft/node_impl.h"
 #include "vfs/clock.h"
 
@@ -221,7 +222,7 @@ int node_begin_raft(struct node *n, struct err *e)
     snprintf(n->address, sizeof n->address, "%s", n->self.address);
     rv = raft_init(&n->raft, &n->io.raft_io, &n->fsm.raft_fsm, n->self.id, n->address);
     if (rv != 0) {
-        return err_set(e, rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? DUST_CORRUPT : DUST_IO,
+        return err_set(e, code_of_raft(rv),
             "the log in %s/raft cannot be opened: %s (if other members are well: remove this one there, delete its "
             "files here, and join anew)",
             n->db->dir, raft_errmsg(&n->raft));
@@ -247,7 +248,7 @@ int node_begin_raft(struct node *n, struct err *e)
         }
         raft_configuration_close(&conf);
         if (rv != 0) {
-            return err_set(e, rv == RAFT_CANTBOOTSTRAP ? DUST_EXISTS : io_code(rv), "cannot begin a log in %s/raft: %s",
+            return err_set(e, code_of_raft(rv), "cannot begin a log in %s/raft: %s",
                 n->db->dir, n->io.raft_io.errmsg[0] != '\0' ? n->io.raft_io.errmsg : raft_strerror(rv));
         }
     }
@@ -257,7 +258,7 @@ int node_begin_raft(struct node *n, struct err *e)
         return e->code;
     }
     if (rv != 0) {
-        return err_set(e, rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? DUST_CORRUPT : DUST_IO,
+        return err_set(e, code_of_raft(rv),
             "the log in %s/raft cannot be read: %s (if other members are well: remove this one there, delete its files "
             "here, and join anew)",
             n->db->dir, raft_errmsg(&n->raft));

@@ -43,6 +43,7 @@ struct node;
 
 enum node_state { NODE_STARTING, NODE_RUNNING, NODE_STOPPING, NODE_STOPPED, NODE_FAILED };
 
+/* ---- io.c: raft_io over the storage and our peers ---- */
 struct io {
     struct raft_io raft_io;
     struct storage *storage;
@@ -374,7 +375,6 @@ struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
 void io_tick(struct node *n);
-int io_code(int raft_code); /* dust's code for one of libraft's */
 void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
@@ -424,7 +424,6 @@ void grant_wish(struct node *n, raft_id from, const struct note *note);
 uint64_t grant_awaited(struct node *n); /* member that waits for its base version, 0 for none */
 
 /* change.c */
-int change_code(int raft_code); /* libraft's code as ours */
 /* Begin a change, or tell the asker that another one is under way (false). change_over ends it. */
 bool change_begin(struct node *n, struct asker *a, int what, raft_id subject);
 void change_over(struct node *n, int code, const char *text);

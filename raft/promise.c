@@ -100,7 +100,7 @@ int promise_check_vote(const struct promise *p, const char *dir, uint64_t term, 
         return DUST_OK;
     }
     return err_set(e, DUST_CORRUPT,
-        "the metadata in %s/raft is damaged: this member was in term %" PRIu64 ", with a vote for member %" PRIu64
+        "the term in %s/raft is damaged: this member was in term %" PRIu64 ", with a vote for member %" PRIu64
         ", and what can be read is term %" PRIu64 " with a vote for %" PRIu64,
         dir, p->term, p->vote, term, vote);
 }

@@ -73,16 +73,9 @@ static int replay(struct node *n, struct salvage *out, struct err *e)
 
     rv = io->load(io, &term, &voted_for, &snapshot, &start, &entries, &count);
     out->unreadable = rv != 0 && rv != RAFT_NOMEM;
-    if (rv != 0 && n->io.load_err.code != DUST_OK) {
+    if (rv != 0) {
         *e = n->io.load_err;
         return e->code;
-    }
-    if (rv == RAFT_NOMEM) {
-        return err_set(e, DUST_NOMEM, "out of memory");
-    }
-    if (rv != 0) {
-        return err_set(e, rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? DUST_CORRUPT : DUST_IO,
-            "the log cannot be read: %s", io->errmsg);
     }
     out->last_index = count != 0 ? start + count - 1 : snapshot != NULL ? snapshot->index : 0;
     out->last_term = count != 0 ? entries[count - 1].term : snapshot != NULL ? snapshot->term : 0;

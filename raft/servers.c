@@ -6,6 +6,21 @@
 #include "vfs/bytes.h"
 
 #define FORMAT 1u
+#define HEAD 9u
+
+int servers_encode(const struct raft_configuration *c, struct raft_buffer *out)
+{
+    size_t n = HEAD;
+
+    if (raft_configuration_encode(c, out) != 0) {
+        return DUST_NOMEM;
+    }
+    for (unsigned i = 0; i < c->n; i++) {
+        n += 8 + strlen(c->servers[i].address) + 2;
+    }
+    memset((uint8_t *)out->base + n, 0, out->len - n);
+    return DUST_OK;
+}
 
 static int add(const uint8_t **p, const uint8_t *end, struct raft_configuration *c)
 {
@@ -32,14 +47,14 @@ int servers_decode(const void *data, size_t len, struct raft_configuration *out)
     uint64_t n;
 
     raft_configuration_init(out);
-    if (len < 9) {
+    if (len < HEAD) {
         return DUST_CORRUPT;
     }
     if (p[0] != FORMAT) {
         return DUST_VERSION;
     }
     n = get64(p + 1);
-    p += 9;
+    p += HEAD;
     if (n > (uint64_t)(end - p)) {
         return DUST_CORRUPT;
     }

@@ -1,8 +1,10 @@
 #include "raft/snapshot.h"
 
+#include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "raft/servers.h"
 #include "raft/smallfile.h"
@@ -13,28 +15,16 @@
 #define HEAD 40u
 #define HASH_SIZE 16u
 
-/* libraft leaves the bytes that fill its configuration up to a multiple of 8 as they happen to be. */
-static void clear_rest(const struct raft_configuration *c, struct raft_buffer *conf)
-{
-    size_t n = 9;
-
-    for (unsigned i = 0; i < c->n; i++) {
-        n += 8 + strlen(c->servers[i].address) + 2;
-    }
-    memset((uint8_t *)conf->base + n, 0, conf->len - n);
-}
-
 int snapshot_save(const char *dir, const uint8_t key[BATCH_KEY_SIZE], const struct raft_snapshot *s, struct err *e)
 {
     struct raft_buffer conf = {0};
     size_t n = HEAD + HASH_SIZE;
     uint8_t *p, *at;
-    int rv = raft_configuration_encode(&s->configuration, &conf);
+    int rv = servers_encode(&s->configuration, &conf);
 
-    if (rv != 0) {
-        return err_set(e, DUST_NOMEM, "out of memory");
+    if (rv != DUST_OK) {
+        return err_set(e, rv, "out of memory");
     }
-    clear_rest(&s->configuration, &conf);
     n += conf.len;
     for (unsigned i = 0; i < s->n_bufs; i++) {
         n += s->bufs[i].len;
@@ -131,12 +121,24 @@ int snapshot_load(struct raft_snapshot **out, const char *dir, const uint8_t key
         return err_set(e, DUST_NOMEM, "out of memory");
     }
     rv = smallfile_read(path, text, SNAPSHOT_FILE_MAX, &n, e);
-    if (rv == DUST_OK) {
-        rv = snapshot_decode(out, (const uint8_t *)text, n, key);
+    if (rv == DUST_OK || rv == DUST_TOOBIG) {
+        rv = rv == DUST_OK ? snapshot_decode(out, (const uint8_t *)text, n, key) : DUST_CORRUPT;
         if (rv != DUST_OK) {
             err_set(e, rv, rv == DUST_NOMEM ? "out of memory" : "the snapshot of the log, %s, is damaged", smallfile_shown(path));
         }
     }
     free(text);
     return rv == DUST_NOTFOUND ? DUST_OK : rv;
+}
+
+int snapshot_exists(const char *dir, bool *exists, struct err *e)
+{
+    char path[PATH_MAX];
+    int rv = smallfile_path(path, dir, NAME, e);
+
+    if (rv == DUST_OK) {
+        *exists = access(path, F_OK) == 0;
+        rv = *exists || errno == ENOENT ? DUST_OK : err_sys(e, errno, "cannot look for %s", smallfile_shown(path));
+    }
+    return rv;
 }

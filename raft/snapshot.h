@@ -8,6 +8,7 @@
 #define DUST_RAFT_SNAPSHOT_H
 
 #include <raft.h>
+#include <stdbool.h>
 
 #include "raft/batch.h"
 #include "vfs/err.h"
@@ -21,6 +22,9 @@ int snapshot_save(const char *dir, const uint8_t key[BATCH_KEY_SIZE], const stru
 /* Read it. *out: raft_malloc'ed, all of it, for snapshot_free or libraft; or NULL: there is none. DUST_OK; DUST_CORRUPT,
  * DUST_IO, DUST_NOMEM. Blocking. */
 int snapshot_load(struct raft_snapshot **out, const char *dir, const uint8_t key[BATCH_KEY_SIZE], struct err *e);
+
+/* Is there one, whole or not? DUST_OK; DUST_IO, DUST_NOMEM: that cannot be told. Blocking. */
+int snapshot_exists(const char *dir, bool *exists, struct err *e);
 
 void snapshot_free(struct raft_snapshot *s); /* NULL is fine */
 

@@ -11,14 +11,13 @@
  *      └──close──────────┴──────────────────────────────────────────────────────────────────────────────────▲ */
 #include "raft/storage.h"
 
-#include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "raft/smallfile.h"
+#include "raft/codes.h"
+#include "raft/servers.h"
 #include "raft/snapshot.h"
 
 #define TEND_AGAIN_MS 1000u /* after one that failed */
@@ -73,28 +72,10 @@ struct storage {
     uint64_t tend_ms; /* not before */
 };
 
-static int raft_code(int code)
-{
-    switch (code) {
-    case DUST_OK:
-        return 0;
-    case DUST_NOMEM:
-        return RAFT_NOMEM;
-    case DUST_FULL:
-        return RAFT_NOSPACE;
-    case DUST_CORRUPT:
-        return RAFT_CORRUPT;
-    case DUST_TOOBIG:
-        return RAFT_TOOBIG;
-    default:
-        return RAFT_IOERR;
-    }
-}
-
 static int failed(struct storage *s, const struct err *e)
 {
     snprintf(s->io->errmsg, sizeof s->io->errmsg, "%.*s", (int)sizeof s->io->errmsg - 1, e->text);
-    return raft_code(e->code);
+    return code_to_raft(e->code);
 }
 
 static void close_handles(struct storage *s)
@@ -134,15 +115,21 @@ static void tend(struct storage *s)
     s->jobs += s->tending;
 }
 
-static struct job *job_new(struct storage *s)
+/* Begin one like this, of which the request is filled in. */
+static int job_begin(struct raft_io *io, const struct job *like, uv_work_cb run, uv_after_work_cb done)
 {
-    struct job *j = calloc(1, sizeof *j);
+    struct storage *s = io->impl;
+    struct job *j = malloc(sizeof *j);
 
-    if (j != NULL) {
-        *j = (struct job){.storage = s, .work.data = j};
-        s->jobs++;
+    if (j == NULL) {
+        return RAFT_NOMEM;
     }
-    return j;
+    *j = *like;
+    j->storage = s;
+    j->work.data = j;
+    s->jobs++;
+    uv_queue_work(s->loop, &j->work, run, done);
+    return 0;
 }
 
 static void job_end(struct job *j)
@@ -175,15 +162,7 @@ static void get_done(uv_work_t *work, int status)
 
 static int get(struct raft_io *io, struct raft_io_snapshot_get *req, raft_io_snapshot_get_cb cb)
 {
-    struct job *j = job_new(io->impl);
-
-    if (j == NULL) {
-        return RAFT_NOMEM;
-    }
-    j->get.req = req;
-    j->get.cb = cb;
-    uv_queue_work(j->storage->loop, &j->work, get_run, get_done);
-    return 0;
+    return job_begin(io, &(struct job){.get = {.req = req, .cb = cb}}, get_run, get_done);
 }
 
 static void async_run(uv_work_t *work)
@@ -204,15 +183,7 @@ static void async_done(uv_work_t *work, int status)
 
 static int async_work(struct raft_io *io, struct raft_io_async_work *req, raft_io_async_work_cb cb)
 {
-    struct job *j = job_new(io->impl);
-
-    if (j == NULL) {
-        return RAFT_NOMEM;
-    }
-    j->async.req = req;
-    j->async.cb = cb;
-    uv_queue_work(j->storage->loop, &j->work, async_run, async_done);
-    return 0;
+    return job_begin(io, &(struct job){.async = {.req = req, .cb = cb}}, async_run, async_done);
 }
 
 /* ---- snapshots ---- */
@@ -295,7 +266,7 @@ static void on_wake(uv_async_t *wake)
             log_failure(s->log, &e);
             failed(s, &e);
         }
-        a->done(a, raft_code(op->status));
+        a->done(a, code_to_raft(op->status));
     }
     tend(s);
     close_handles(s);
@@ -340,12 +311,11 @@ int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_
     if (rv == DUST_OK) {
         rv = log_open(&s->log, s->dir, e);
     }
-    if (rv == DUST_OK && s->forgiving) {
-        log_forgive(s->log);
-    }
     if (rv == DUST_OK) {
-        rv = *snapshot == NULL ? log_load(s->log, s->term.key, 0, 0, &content, e)
-                               : log_load(s->log, s->term.key, (*snapshot)->index, (*snapshot)->term, &content, e);
+        raft_index index = *snapshot != NULL ? (*snapshot)->index : 0;
+        raft_term of = *snapshot != NULL ? (*snapshot)->term : 0;
+
+        rv = log_load(s->log, s->term.key, index, of, s->forgiving, &content, e);
     }
     if (rv != DUST_OK) {
         snapshot_free(*snapshot);
@@ -373,7 +343,7 @@ static int bootstrap(struct raft_io *io, const struct raft_configuration *c)
     if (s->term.term != 0) {
         return RAFT_CANTBOOTSTRAP;
     }
-    if (raft_configuration_encode(c, &entry.buf) != 0) {
+    if (servers_encode(c, &entry.buf) != DUST_OK) {
         return RAFT_NOMEM;
     }
     rv = termfile_set(&s->term, 1, 0, s->term.life + 1, &e);
@@ -391,24 +361,25 @@ static int recover(struct raft_io *io, const struct raft_configuration *c)
 
 /* ---- term and vote ---- */
 
-static int set(struct storage *s, raft_term term, raft_id vote, struct err *e)
+static bool set(struct storage *s, raft_term term, raft_id vote)
 {
-    int rv = termfile_set(&s->term, term, vote, s->term.life, e);
+    struct err e;
+    bool done = termfile_set(&s->term, term, vote, s->term.life, &e) == DUST_OK;
 
-    if (rv != DUST_OK) {
-        failed(s, e);
+    if (!done) {
+        failed(s, &e);
     }
-    return rv;
+    return done;
 }
 
-int storage_set_term(struct storage *s, raft_term term, struct err *e)
+bool storage_set_term(struct storage *s, raft_term term)
 {
-    return set(s, term, 0, e);
+    return set(s, term, 0);
 }
 
-int storage_set_vote(struct storage *s, raft_id vote, struct err *e)
+bool storage_set_vote(struct storage *s, raft_id vote)
 {
-    return set(s, s->term.term, vote, e);
+    return set(s, s->term.term, vote);
 }
 
 /* ---- life ---- */
@@ -528,15 +499,7 @@ void storage_deinit(struct storage *s)
 
 int storage_begun(const char *dir, bool *begun, struct err *e)
 {
-    char path[PATH_MAX];
-    int rv = smallfile_path(path, dir, "snapshot", e);
+    int rv = snapshot_exists(dir, begun, e);
 
-    if (rv != DUST_OK) {
-        return rv;
-    }
-    *begun = access(path, F_OK) == 0;
-    if (!*begun && errno != ENOENT) {
-        return err_sys(e, errno, "cannot look for %s", smallfile_shown(path));
-    }
-    return *begun ? DUST_OK : log_exists(dir, begun, e);
+    return rv == DUST_OK && !*begun ? log_exists(dir, begun, e) : rv;
 }

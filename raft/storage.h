@@ -27,7 +27,7 @@ struct storage_append {
 int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, const char *dir, struct err *e);
 void storage_deinit(struct storage *s); /* NULL is fine */
 
-/* Before storage_load: what of a damaged log is before the damage will do (log_forgive). */
+/* Before storage_load: what of a damaged log is before the damage will do (log_load). */
 void storage_forgive(struct storage *s);
 
 /* As raft_io's load; with DUST codes. */
@@ -41,9 +41,9 @@ void storage_append(struct storage *s, struct storage_append *a, const struct ra
  * member has not told anybody that it was void. */
 void storage_truncate(struct storage *s, raft_index index);
 
-/* As raft_io's set_term and set_vote. Blocking. DUST codes. */
-int storage_set_term(struct storage *s, raft_term term, struct err *e);
-int storage_set_vote(struct storage *s, raft_id vote, struct err *e);
+/* As raft_io's set_term and set_vote. Blocking. False: it is not certain which will be found there; io->errmsg says why. */
+bool storage_set_term(struct storage *s, raft_term term);
+bool storage_set_vote(struct storage *s, raft_id vote);
 
 /* As raft_io's snapshot_put: one at a time; cb is called even after storage_close. trailing 0: it was installed, and takes
  * the place of the log. Never fails at once. */

@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vfs/pair.h"
-
 int assembly_begin(struct assembly *a, struct database *db, const struct snap *snap, const struct entry *part0,
     struct err *e)
 {
@@ -67,35 +65,13 @@ int assembly_add(struct assembly *a, const struct entry *part, struct err *e)
     return rv;
 }
 
-/* Pages that SQLite had no need to write are zeros. */
-static int fill_gap(struct assembly *a, struct err *e)
-{
-    static const uint8_t zeros[65536];
-
-    for (uint32_t pgno = a->snap.n_pages + 1; pgno <= a->n_pages; pgno++) {
-        uint32_t node;
-        bool fresh;
-        int rv;
-
-        if (txn_find(&a->txn, pgno) != 0 || pgno == lock_page(a->db->page_size)) {
-            continue;
-        }
-        rv = txn_frame(&a->txn, pgno, &node, &fresh, e);
-        if (rv != DUST_OK) {
-            return rv;
-        }
-        store_frame_write(a->db->store, node, 0, zeros, a->db->page_size);
-    }
-    return DUST_OK;
-}
-
 int assembly_end(struct assembly *a, uint32_t **nodes, uint32_t *n, struct err *e)
 {
     struct txn_page *pages;
     int rv = entry_check_end(&a->check, e);
 
     if (rv == DUST_OK) {
-        rv = fill_gap(a, e);
+        rv = txn_fill(&a->txn, a->snap.n_pages + 1, a->n_pages, a->db->page_size, e);
     }
     if (rv != DUST_OK) {
         return rv;

@@ -14,7 +14,6 @@
 #include "vfs/attachment.h"
 #include "vfs/clock.h"
 #include "vfs/mark.h"
-#include "vfs/pair.h"
 
 #define DURABLE_WAIT_MS 2000u /* for the log to be on disk up to the version that is to be folded */
 
@@ -403,9 +402,6 @@ static int next_page(void *ctx, uint32_t *pgno, const uint8_t **page, struct err
 
     (void)e;
     *pgno = 0;
-    if (f->at < f->fold->n && f->fold->pages[f->at].pgno == lock_page(f->db->page_size)) {
-        f->at++; /* which is none (https://www.sqlite.org/fileformat2.html#lockbyte) */
-    }
     if (f->at < f->fold->n) {
         *pgno = f->fold->pages[f->at].pgno;
         *page = store_frame(f->db->store, f->fold->pages[f->at].node);

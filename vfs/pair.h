@@ -13,8 +13,8 @@
 
 #include "vfs/bytes.h"
 #include "vfs/err.h"
+#include "vfs/lockpage.h"
 
-#define LOCK_BYTE 0x40000000 /* offset of SQLite's lock bytes; the page that has them is never used */
 #define PAGE_SIZE_MAX 65536u
 #define SECTOR_MIN 512u
 #define SECTOR_MAX 65536u
@@ -35,11 +35,6 @@ struct pair {
 static inline bool power_of_two(uint32_t v, uint32_t min, uint32_t max)
 {
     return v >= min && v <= max && (v & (v - 1)) == 0;
-}
-
-static inline uint32_t lock_page(uint32_t page_size)
-{
-    return LOCK_BYTE / page_size + 1;
 }
 
 static inline uint32_t journal_checksum(uint32_t nonce, const uint8_t *page, uint32_t page_size)

@@ -17,7 +17,6 @@
 #include "vfs/bug.h"
 #include "vfs/file.h"
 #include "vfs/mark.h"
-#include "vfs/pair.h"
 
 /* The page as the transaction found it, in buf. */
 static int old_page(struct dfile *f, uint32_t pgno, uint8_t *buf)
@@ -51,28 +50,6 @@ static int is_commit(struct dfile *f, bool *yes)
     }
     *yes = rc == SQLITE_OK && header_change_counter(before) != header_change_counter(after);
     return rc;
-}
-
-/* Every page above the old end gets a frame. */
-static int fill_gap(struct dfile *f, uint32_t n_pages, struct err *e)
-{
-    static const uint8_t zeros[65536];
-
-    for (uint32_t pgno = f->snap.n_pages + 1; pgno <= n_pages; pgno++) {
-        uint32_t node;
-        bool fresh;
-        int rv;
-
-        if (txn_find(&f->txn, pgno) != 0 || pgno == lock_page(f->db->page_size)) {
-            continue;
-        }
-        rv = txn_frame(&f->txn, pgno, &node, &fresh, e);
-        if (rv != DUST_OK) {
-            return rv;
-        }
-        store_frame_write(f->store, node, 0, zeros, f->db->page_size);
-    }
-    return DUST_OK;
 }
 
 /* 2. */
@@ -132,7 +109,7 @@ static int stage(struct dfile *f, struct commit *commit, struct sealed **sealed,
         return err_set(e, DUST_STALE, "the database has moved on since this transaction read it; roll back and retry");
     }
     txn_truncate(&f->txn, n_pages);
-    rv = fill_gap(f, n_pages, e);
+    rv = txn_fill(&f->txn, f->snap.n_pages + 1, n_pages, f->db->page_size, e);
     if (rv != DUST_OK) {
         return rv;
     }

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vfs/lockpage.h"
+
 #define KEEP_CAPACITY 4096u /* a larger map is freed after its transaction */
 
 static uint32_t place_of(const struct txn *t, uint32_t pgno)
@@ -97,6 +99,26 @@ int txn_frame(struct txn *t, uint32_t pgno, uint32_t *node, bool *fresh, struct 
     if (rv == DUST_OK) {
         t->map[place_of(t, pgno)] = (struct txn_page){.pgno = pgno, .node = *node};
         t->n++;
+    }
+    return rv;
+}
+
+int txn_fill(struct txn *t, uint32_t from, uint32_t to, uint32_t page_size, struct err *e)
+{
+    static const uint8_t zeros[65536];
+    int rv = DUST_OK;
+
+    for (uint32_t pgno = from; rv == DUST_OK && pgno <= to; pgno++) {
+        uint32_t node;
+        bool fresh;
+
+        if (txn_find(t, pgno) != 0 || pgno == lock_page(page_size)) {
+            continue;
+        }
+        rv = txn_frame(t, pgno, &node, &fresh, e);
+        if (rv == DUST_OK) {
+            store_frame_write(t->store, node, 0, zeros, page_size);
+        }
     }
     return rv;
 }

@@ -36,6 +36,10 @@ uint32_t txn_find(const struct txn *t, uint32_t pgno);
 /* The frame of page pgno, made (with undefined content, *fresh = true) if there is none. DUST_NOMEM, DUST_FULL. */
 int txn_frame(struct txn *t, uint32_t pgno, uint32_t *node, bool *fresh, struct err *e);
 
+/* Give the pages from..to that have no frame one of zeros: SQLite grew the database past them without a need to write them.
+ * DUST_NOMEM, DUST_FULL. */
+int txn_fill(struct txn *t, uint32_t from, uint32_t to, uint32_t page_size, struct err *e);
+
 /* Cut off the pages above n_pages. */
 void txn_truncate(struct txn *t, uint32_t n_pages);
 

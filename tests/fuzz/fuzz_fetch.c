@@ -5,6 +5,7 @@
  * of them of one byte if bit 2 is set), and its data. */
 #include "raft/fetch.h"
 #include "tests/fuzz/fuzz.h"
+#include "vfs/lockpage.h"
 
 static void try_question(const struct note *note)
 {
@@ -65,7 +66,7 @@ static void try_answer(const struct note *note, uint32_t first, uint32_t page_si
         uint8_t number[4];
 
         check(page == at + 4 && pgno == le_get(at, 4));
-        check(!fetch_lock_page(pgno, page_size) && pgno <= r.n_pages);
+        check(pgno != lock_page(page_size) && pgno <= r.n_pages);
         check(fetch_page_put(number, pgno) == number + 4 && memcmp(number, at, 4) == 0);
     }
     check(n * fetch_page_bytes(page_size) == note->data_len && n <= r.n);

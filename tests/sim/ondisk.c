@@ -59,7 +59,7 @@ static void read_log(struct machine *m, uint64_t snapshot_term)
     struct err e;
 
     path_of(m, "certain", "", path);
-    if (log_open(&l, path, &e) != DUST_OK || log_load(l, o->key, o->snapshot, snapshot_term, &content, &e) != DUST_OK) {
+    if (log_open(&l, path, &e) != DUST_OK || log_load(l, o->key, o->snapshot, snapshot_term, false, &content, &e) != DUST_OK) {
         violation("m%u: of what is on its disk for certain, %s", m->number, e.text);
     }
     o->first = content.start;

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "raft/fetch.h"
+#include "vfs/lockpage.h"
 
 #define PAGE 512u
 
@@ -113,7 +114,7 @@ static void test_answers_that_make_no_sense(void **state)
     fetch_page_put(data, 0x40000000 / PAGE);
     fetch_page_put(data + fetch_page_bytes(PAGE), 0x40000000 / PAGE + 1);
     refused(&note, 0x40000000 / PAGE, PAGE);
-    assert_true(fetch_lock_page(0x40000000 / PAGE + 1, PAGE));
+    assert_int_equal(lock_page(PAGE), 0x40000000 / PAGE + 1);
 }
 
 int main(void)

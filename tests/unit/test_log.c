@@ -64,7 +64,7 @@ static int read_log(uint64_t index, uint64_t term, struct err *e)
     l = NULL;
     log_content_free(&content);
     assert_int_equal(log_open(&l, dir, e), DUST_OK);
-    rv = log_load(l, key, index, term, &content, e);
+    rv = log_load(l, key, index, term, false, &content, e);
     return rv;
 }
 
@@ -741,7 +741,7 @@ static void test_no_folder(void **state)
 
     (void)state;
     assert_int_equal(log_open(&other, "/nonexistent", &e), DUST_OK);
-    assert_int_equal(log_load(other, key, 0, 0, &none, &e), DUST_IO);
+    assert_int_equal(log_load(other, key, 0, 0, false, &none, &e), DUST_IO);
     log_close(other);
     log_close(NULL);
 }

@@ -97,7 +97,7 @@ static void test_damaged(void **state)
     assert_int_equal(truncate(file, 0), 0);
     assert_int_equal(snapshot_load(&s, dir, key, &e), DUST_CORRUPT);
     assert_int_equal(truncate(file, (off_t)SNAPSHOT_FILE_MAX + 1), 0);
-    assert_int_equal(snapshot_load(&s, dir, key, &e), DUST_TOOBIG);
+    assert_int_equal(snapshot_load(&s, dir, key, &e), DUST_CORRUPT);
     unlink(file);
 }
 

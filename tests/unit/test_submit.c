@@ -8,20 +8,17 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sodium.h>
-#include <sqlite3.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "raft/node_impl.h"
+#include "tests/unit/hosted.h"
 #include "vfs/intake.h"
 
-static char folder[64];
-static struct database *db;
+static struct hosted_test hosted;
+static struct database *db; /* hosted.db */
 static struct node *n;
 static struct vid first_id = {{7}};
-static uint32_t n_pages;
 
 /* To be applied before the next transaction's job is run. */
 static const struct sealed *early;
@@ -68,32 +65,14 @@ static int took_effect(void *ctx, const struct vid *id, const struct vid *parent
 
 static int set_up(void **state)
 {
-    struct database_options options = {.timeout_ms = 1500, .turn_timeout_ms = 30000};
-    struct database_content content;
-    struct err e = {0};
-    char path[96], dust[128];
-    sqlite3 *c;
+    const struct database_options options = {.timeout_ms = 1500, .turn_timeout_ms = 30000};
+    struct err e;
 
     (void)state;
-    strcpy(folder, "/tmp/dust-test-submit-XXXXXX");
-    if (mkdtemp(folder) == NULL) {
+    if (hosted_open(&hosted, &first_id, &options) != 0) {
         return -1;
     }
-    snprintf(path, sizeof path, "%s/app.db", folder);
-    snprintf(dust, sizeof dust, "%s-dust", path);
-    if (mkdir(dust, 0700) != 0 || sqlite3_open(path, &c) != SQLITE_OK ||
-        sqlite3_exec(c, "CREATE TABLE t(x)", NULL, NULL, NULL) != SQLITE_OK) {
-        return -1;
-    }
-    sqlite3_close(c);
-    if (database_new(&db, sqlite3_vfs_find(NULL), path, &options, &e) != DUST_OK ||
-        database_open_file(db, &content, &e) != DUST_OK || database_begin(db, &first_id, content.n_pages, &e) != DUST_OK ||
-        store_format(db->store, content.page_size, &first_id, 0, content.n_pages, &e) != DUST_OK) {
-        print_error("%s\n", e.text);
-        return -1;
-    }
-    n_pages = content.n_pages;
-    db->page_size = content.page_size;
+    db = hosted.db;
     db->origin = 3;
     n = calloc(1, sizeof *n);
     if (n == NULL) {
@@ -125,8 +104,6 @@ static void ignore(uv_handle_t *handle, void *arg)
 
 static int tear_down(void **state)
 {
-    char command[128];
-
     (void)state;
     submit_fail(n, DUST_CLOSED, "over");
     fsm_deinit(n);
@@ -136,9 +113,7 @@ static int tear_down(void **state)
     uv_loop_close(&n->loop);
     pthread_mutex_destroy(&n->mutex);
     free(n);
-    database_free(db);
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    return system(command);
+    return hosted_close(&hosted);
 }
 
 /* A transaction that adds `count` pages, on what is agreed, in parts of that size. */
