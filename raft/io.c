@@ -321,6 +321,7 @@ void io_write_now(struct node *n)
 
     n->io.delaying = false;
     n->io.delayed = NULL;
+    storage_measure(n->io.storage, &n->db->metrics.times[TIMING_LOG_FLUSH]);
     n->io.delayed_tail = &n->io.delayed;
     for (; a != NULL; a = next) {
         next = a->delayed;

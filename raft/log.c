@@ -37,6 +37,7 @@
 
 #include "raft/log_impl.h"
 #include "raft/smallfile.h"
+#include "vfs/clock.h"
 
 /* ---- files ---- */
 
@@ -213,6 +214,7 @@ static int write_batch(struct log *l, struct at *at, struct err *e)
     struct log_file *f = l->files.current; /* changed by this thread only */
     const struct at before = *at;
     struct batch b;
+    uint64_t begun_us;
     size_t whole;
     int rv;
 
@@ -232,9 +234,13 @@ static int write_batch(struct log *l, struct at *at, struct err *e)
     b.floor = l->floor;
     pthread_mutex_unlock(&l->mutex);
     whole = batch_seal(l->buf, &b, l->key);
+    begun_us = clock_us();
     rv = log_file_write(f, l->buf, whole, f->used, e);
     if (rv != DUST_OK) {
         return rv;
+    }
+    if (l->flushes != NULL) {
+        times_add(l->flushes, clock_us() - begun_us);
     }
     l->seq = b.seq;
     l->anew = false;
@@ -370,6 +376,11 @@ static int write_last_again(struct log *l, struct err *e)
     }
     rv = rv == DUST_OK ? log_file_open(f, l->dir, e) : rv;
     return rv == DUST_OK ? log_file_write(f, l->buf, f->used - l->last_at, l->last_at, e) : rv;
+}
+
+void log_measure(struct log *l, struct times *flushes)
+{
+    l->flushes = flushes;
 }
 
 int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e)

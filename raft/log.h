@@ -14,6 +14,7 @@
 
 #include "raft/termfile.h"
 #include "vfs/err.h"
+#include "vfs/metrics.h"
 
 #define LOG_ENTRY_MAX ((size_t)1 << 20) /* bytes; one fits into a batch */
 
@@ -51,6 +52,9 @@ void log_content_free(struct log_content *c);
  * DUST_IO, DUST_FULL, DUST_NOMEM. Blocking; life as for log_start. */
 int log_begin(const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life, const struct raft_entry *entry,
     struct err *e);
+
+/* Before log_start: where the times of its writes are added up. */
+void log_measure(struct log *l, struct times *flushes);
 
 /* Let it be written to, in a life of its own (termfile.h: no other opening had this number). After log_load. Flushes what
  * was read. wake(ctx) is called on the log's thread when there is something for log_done, or it has ended; it must not

@@ -41,6 +41,7 @@ struct log {
     bool anew;      /* what is on disk does not lead to the snapshot: the next batch has to say so */
     uint8_t *buf;   /* the writing thread's; aligned */
 
+    struct times *flushes; /* or NULL */
     void (*wake)(void *);
     void *ctx;
     pthread_t thread;

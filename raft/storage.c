@@ -297,6 +297,11 @@ void storage_truncate(struct storage *s, raft_index index)
     s->next = index;
 }
 
+void storage_measure(struct storage *s, struct times *flushes)
+{
+    log_measure(s->log, flushes);
+}
+
 void storage_forgive(struct storage *s)
 {
     s->forgiving = true;

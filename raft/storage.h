@@ -27,6 +27,9 @@ struct storage_append {
 int storage_init(struct storage **out, struct raft_io *io, uv_loop_t *loop, const char *dir, struct err *e);
 void storage_deinit(struct storage *s); /* NULL is fine */
 
+/* Before it is started: where the times of the log's writes are added up. */
+void storage_measure(struct storage *s, struct times *flushes);
+
 /* Before storage_load: what of a damaged log is before the damage will do (log_load). */
 void storage_forgive(struct storage *s);
 

@@ -21,6 +21,7 @@ static const char *const timing_names[TIMING_COUNT] = {
     [TIMING_TURN] = "turn",
     [TIMING_COMMIT] = "commit",
     [TIMING_LOG_WRITE] = "log_write",
+    [TIMING_LOG_FLUSH] = "log_flush",
     [TIMING_CONFIRM] = "confirm",
     [TIMING_CHECKPOINT] = "checkpoint",
 };

@@ -12,7 +12,7 @@ enum metric {
     METRIC_COMMITS_UNKNOWN, /* whose outcome could not be told */
     METRIC_APPLIED,         /* transactions that took effect, whoever wrote them */
     METRIC_APPLIED_VOID,    /* entries of the log that were of none that took effect */
-    METRIC_LOG_WRITES,      /* of the log; each is flushed */
+    METRIC_LOG_WRITES,      /* times that entries were handed to the log, and are on disk */
     METRIC_LOG_ENTRIES,
     METRIC_LOG_BYTES,
     METRIC_LOG_FAILURES,
@@ -28,6 +28,7 @@ enum timing {
     TIMING_TURN,       /* from asking for the write turn to having it */
     TIMING_COMMIT,     /* from handing a transaction over to knowing its outcome */
     TIMING_LOG_WRITE,  /* from giving entries to the storage to their being on disk */
+    TIMING_LOG_FLUSH,  /* one write of the log to disk; entries that come meanwhile share the next */
     TIMING_CONFIRM,    /* reads that had to be confirmed: fresh, linearizable, or the first ones of a process */
     TIMING_CHECKPOINT, /* those that had something to do */
     TIMING_COUNT

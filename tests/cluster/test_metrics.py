@@ -15,7 +15,7 @@ def change(m, before):
 def is_whole(m):
     """Each time has its numbers, and they are in order."""
     now = metrics(m)
-    for name in ("turn", "commit", "log_write", "confirm", "checkpoint"):
+    for name in ("turn", "commit", "log_write", "log_flush", "confirm", "checkpoint"):
         p50, p99, p999, most = (now["%s_us_%s" % (name, x)] for x in ("p50", "p99", "p999", "max"))
         count, total = now[name + "_count"], now[name + "_us_sum"]
         assert p50 <= p99 <= p999 <= most <= total or count == 0 and most == total == 0, (name, now)
@@ -39,6 +39,7 @@ def test_a_cluster(box):
         assert n <= x["log_entries"] and 0 < x["log_writes"] <= x["log_entries"]
         assert 100 * n < x["log_bytes_written"] < 1000 * n + 4096
         assert x["log_write_count"] == x["log_writes"]
+        assert 0 < x["log_flush_count"] <= x["log_entries"]
         assert x["messages_in"] > 0 and x["bytes_out"] > 0
     assert after[0]["commit_count"] == n and after[0]["turn_count"] >= n
     for m in members:

@@ -136,7 +136,7 @@ def long(names, opt, say, make):
         say("64 writers for %g s: %.0f a second; 50 %% %.1f ms, 99.9 %% %.1f ms, longest commit %.1f ms, longest time without a "
             "commit %.1f ms; least and most of a writer %d and %d; longest flush of the leader %.1f ms" % (
                 LONG_S, r["count"] / r["seconds"], r["p50"] / 1e3, r["p999"] / 1e3, r["max"] / 1e3, r["gap"] / 1e3, r["least"],
-                r["most"], after.get("log_flush_us_max", 0) / 1e3))
+                r["most"], after["log_flush_us_max"] / 1e3))
         say("    memory of its own of a member: %s MB; its folder: %s MB" % (
             ", ".join("%.0f" % (m["RssAnon"] / 1e6) for m in rss), ", ".join("%.0f" % (s / 1e6) for s in sizes)))
         return [dict(group="long", before=before, after=after, rss=rss, folders=sizes, **r)]
