@@ -109,6 +109,7 @@ class Member(cluster.Worker):
     def launch(self):
         """A new process, without the database."""
         preload = [x for x in (os.environ.get("DUST_PRELOAD"), os.path.join(TOOLS, "libfaults_preload.so")) if x]
+        power.mend(self.undo)
         self.start_number += 1
         self.frozen = False
         self.strike(0)

@@ -11,6 +11,7 @@ import struct
 SECTOR = 512
 WRITE, SYNC, CREATE, UNLINK, RENAME, SYNCDIR, WRITTEN = 1, 2, 3, 4, 5, 6, 7
 HEAD = struct.Struct("<IIIIQQI")
+MAGIC = 0x6F646E75
 
 
 def records(path):
@@ -20,11 +21,27 @@ def records(path):
             if len(head) < HEAD.size:
                 return
             magic, kind, n_path, n_other, offset, size, n = HEAD.unpack(head)
-            assert magic == 0x6F646E75, "the undo log is damaged"
+            assert magic == MAGIC, "the undo log is damaged"
             name, other, data = f.read(n_path), f.read(n_other), f.read(n)
             if len(data) < n:
                 return
             yield kind, name.decode(), other.decode(), offset, size, data
+
+
+def mend(undo):
+    """A process that was killed in the middle of a record leaves a part of it, behind which the next one would write. What
+    it was to undo was not written yet, or nobody has been told of it."""
+    whole = 0
+    with open(undo, "r+b") as f:
+        end = f.seek(0, os.SEEK_END)
+        while whole + HEAD.size <= end:
+            f.seek(whole)
+            magic, _, n_path, n_other, _, _, n = HEAD.unpack(f.read(HEAD.size))
+            assert magic == MAGIC, "the undo log is damaged"
+            if whole + HEAD.size + n_path + n_other + n > end:
+                break
+            whole += HEAD.size + n_path + n_other + n
+        f.truncate(whole)
 
 
 def lose(undo, rng, keep=0.5):
