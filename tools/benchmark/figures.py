@@ -71,7 +71,7 @@ def draw(result, folder):
             ("updates", "update by key, ", "Updates by key a second, by number of writers", "updates.svg")):
         mine = [c for c in result if c["group"] == group and c["name"].startswith(prefix)]
         numbers = [int(c["name"][len(prefix):].split()[0]) for c in mine]
-        if len(mine) < 2:
+        if len(mine) < 2 or not mine[0]["systems"]:
             continue
         plot = Plot(title, numbers, "writers")
         for name in mine[0]["systems"]:

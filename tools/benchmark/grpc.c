@@ -167,6 +167,7 @@ static bool flush(struct grpc *g)
     ssize_t n;
 
     g->frames.len = 0;
+    g->frames.full = false;
     while ((n = nghttp2_session_mem_send(g->session, &frame)) > 0) {
         append(&g->frames, frame, (size_t)n);
     }
@@ -245,6 +246,7 @@ void grpc_free(struct grpc *g)
 struct bytes *grpc_prepare(struct grpc *g)
 {
     g->request.len = 0;
+    g->request.full = false;
     append(&g->request, "\0\0\0\0", PREFIX);
     return &g->request;
 }
@@ -289,21 +291,11 @@ static bool submit(struct grpc *g, const char *path)
     return g->stream > 0 || lose(g, "HTTP/2: %s", nghttp2_strerror(g->stream));
 }
 
-bool grpc_call(struct grpc *g, const char *path, const uint8_t **at, const uint8_t **end)
+static bool wait_for_reply(struct grpc *g)
 {
     int64_t deadline = now_ms() + TIMEOUT_S * 1000;
 
-    if (g->request.full || g->request.len - PREFIX > UINT32_MAX) {
-        return lose(g, "out of memory");
-    }
-    if (g->session == NULL && !connect_session(g)) {
-        pause_ms(PAUSE_MS); /* the caller may try without end */
-        return false;
-    }
-    if (!submit(g, path)) {
-        return false;
-    }
-    for (;;) {
+    while (!g->closed) {
         if (!flush(g)) {
             return false;
         }
@@ -311,7 +303,7 @@ bool grpc_call(struct grpc *g, const char *path, const uint8_t **at, const uint8
             break;
         }
         if (!nghttp2_session_want_read(g->session)) {
-            return lose(g, "connection lost: the server ended it");
+            return lose(g, "connection lost: the HTTP/2 session ended");
         }
         if (!receive_frames(g)) {
             return false;
@@ -320,7 +312,19 @@ bool grpc_call(struct grpc *g, const char *path, const uint8_t **at, const uint8
             return lose(g, "connection lost: no answer in %d s", TIMEOUT_S);
         }
     }
-    if (!check_reply(g)) {
+    return true;
+}
+
+bool grpc_call(struct grpc *g, const char *path, const uint8_t **at, const uint8_t **end)
+{
+    if (g->request.full || g->request.len - PREFIX > UINT32_MAX) {
+        return lose(g, "out of memory");
+    }
+    if (g->session == NULL && !connect_session(g)) {
+        pause_ms(PAUSE_MS); /* the caller may try without end */
+        return false;
+    }
+    if (!submit(g, path) || !wait_for_reply(g) || !check_reply(g)) {
         return false;
     }
     *at = g->reply.at + PREFIX;

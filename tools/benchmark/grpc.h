@@ -6,8 +6,8 @@
 
 struct grpc;
 
-/* For host:port, which lives as long as it does; NULL if there is no memory. It connects when it is called first, and again
- * in the call after the one that lost the connection. Why a call failed is told in `why` (WHY_MAX bytes). */
+/* For host:port, which lives as long as it does; NULL if there is no memory. It connects when it is called first, and
+ * again in the call after the one that lost the connection. Why a call failed is told in `why` (WHY_MAX bytes). */
 struct grpc *grpc_new(const char *target, char *why);
 void grpc_free(struct grpc *g);
 

@@ -124,7 +124,10 @@ class System:
         for w in self.workers:
             w.end()
         for p in self.servers:
-            p.terminate()
+            if p.stdin is not None:
+                p.stdin.close()
+            else:
+                p.terminate()
         for p in self.servers:
             try:
                 p.wait(20)

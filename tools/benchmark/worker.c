@@ -124,9 +124,10 @@ static void work(struct worker *w, void *conn)
 
     while (job->count != 0 ? w->count + w->errors < job->count : begun < end) {
         bool ok = operate(w, conn);
-        uint64_t t = now(), before = atomic_exchange_explicit(&w->job->last, t, memory_order_relaxed);
+        uint64_t t = now(), before;
 
         if (ok) {
+            before = atomic_exchange_explicit(&w->job->last, t, memory_order_relaxed);
             w->count++;
             w->bucket[bucket_of(t - begun)]++;
             w->longest = t - begun > w->longest ? t - begun : w->longest;
