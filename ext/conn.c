@@ -99,11 +99,11 @@ static void take_turn(struct conn *c, struct dfile *f)
 {
     int ms;
 
-    if (file_take_turn(f, 0) == DUST_OK) {
+    if (file_await_turn(f) == DUST_OK) {
         return;
     }
     ms = busy_timeout_of(c);
-    if (ms > 0 && file_take_turn(f, (uint32_t)ms) != DUST_OK) {
+    if (file_take_turn(f, ms > 0 ? (uint32_t)ms : 0) != DUST_OK && ms > 0) {
         /* The time is up: let the statement find the lock taken, and not wait all over again. */
         c->saved_timeout = ms;
         c->lib->api->busy_timeout(c->db, 0);

@@ -61,6 +61,7 @@ struct dfile {
 
     struct ticket ticket;
     bool has_turn;
+    bool has_place; /* … or its ticket may be in the queue, with nobody waiting on it */
     bool by_hook; /* … taken by the statement hook, before the snapshot */
 
     struct txn txn;
@@ -96,10 +97,14 @@ void file_own_methods(struct dfile *f);
 
 /* ---- for the statement hook ---- */
 
-/* Take the write turn before a statement takes its snapshot. DUST_BUSY, DUST_CLOSED. */
+/* Take the write turn before a statement takes its snapshot, waiting a few milliseconds at most. DUST_OK; DUST_BUSY: it
+ * has a place in the queue, which it keeps for file_take_turn or until file_return_turn; others: as that. */
+int file_await_turn(struct dfile *f);
+
+/* And wait longer. DUST_OK; DUST_BUSY: not within that time, the place is given up; DUST_CLOSED, DUST_FULL, DUST_IO. */
 int file_take_turn(struct dfile *f, uint32_t timeout_ms);
 
-/* A statement ended: give the turn back if nothing is being written. */
+/* A statement ended: give back the turn, or the place in the queue, if nothing is being written. */
 void file_return_turn(struct dfile *f);
 
 /* Wait until the version that the next row would come from is agreed: the snapshot held or, before one is taken, the

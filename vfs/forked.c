@@ -29,7 +29,7 @@ int file_rejoin(struct dfile *f, struct err *e)
     f->peek = NULL;
     f->remote = (struct remote){.link.fd = -1};
     f->snap = f->next_snap = (struct snap){.seq = 0};
-    f->snap_ahead = f->has_turn = f->by_hook = f->writing = f->committed = false;
+    f->snap_ahead = f->has_turn = f->has_place = f->by_hook = f->writing = f->committed = false;
     f->txn = (struct txn){.store = NULL};
     f->pager_seq = f->pager_seq != 0 ? UINT64_MAX : 0; /* of another store */
     f->unconfirmed_ms = 0;

@@ -23,6 +23,7 @@
  * whether to go on. */
 #define TURN_SLICE_MS 30
 #define TURN_IN_TRANSACTION_MS 1000
+#define TURN_AWAIT_MS 10 /* before the connection is asked how long it would wait */
 /* … and the place that was reached in the queue is kept this long for the retry. */
 #define TURN_RETRY_LEASE_MS 300
 /* A read that has to be confirmed waits this long by itself, whatever the busy timeout; then SQLite's busy handler
@@ -123,10 +124,14 @@ static int take_turn(struct dfile *f, uint32_t timeout_ms)
                                     : turn_take(&f->db->turn, &f->ticket, timeout_ms, 0);
 }
 
+/* As turn_take_place. */
 static int take_place(struct dfile *f, uint32_t timeout_ms, uint32_t lease_ms)
 {
-    return store_attached(f->store) ? remote_take_turn(f, timeout_ms, lease_ms, true)
-                                    : turn_take_place(&f->db->turn, &f->ticket, timeout_ms, lease_ms);
+    int rv = store_attached(f->store) ? remote_take_turn(f, timeout_ms, lease_ms, true)
+                                      : turn_take_place(&f->db->turn, &f->ticket, timeout_ms, lease_ms);
+
+    f->has_place = rv == DUST_BUSY;
+    return rv;
 }
 
 static bool holds_turn(struct dfile *f)
@@ -251,15 +256,20 @@ static int lock_shared(struct dfile *f)
     return SQLITE_OK;
 }
 
+static void drop_turn(struct dfile *f)
+{
+    if (store_attached(f->store) || remote_has_turn(f)) {
+        remote_pass_turn(f);
+    } else {
+        turn_drop(&f->db->turn, &f->ticket);
+    }
+}
+
 void file_pass_turn(struct dfile *f)
 {
     if (f->has_turn) {
-        f->has_turn = false;
-        if (store_attached(f->store) || remote_has_turn(f)) {
-            remote_pass_turn(f);
-        } else {
-            turn_pass(&f->db->turn, &f->ticket);
-        }
+        f->has_turn = f->has_place = false;
+        drop_turn(f);
     }
 }
 
@@ -514,19 +524,25 @@ void file_unlock(struct dfile *f, int level)
 
 /* ---- for the statement hook ---- */
 
-int file_take_turn(struct dfile *f, uint32_t timeout_ms)
+int file_await_turn(struct dfile *f)
 {
     struct err e;
     int rv = file_rejoin(f, &e);
 
-    if (rv != DUST_OK) {
-        return DUST_OK; /* the lock says why */
-    }
-    if (f->has_turn || f->writing) {
-        return DUST_OK;
+    if (rv != DUST_OK || f->has_turn || f->writing) {
+        return DUST_OK; /* (the lock says why) */
     }
     file_bind(f);
-    rv = take_turn(f, timeout_ms);
+    rv = store_attached(f->store) ? DUST_BUSY : take_place(f, TURN_AWAIT_MS, 0);
+    f->has_turn = f->by_hook = rv == DUST_OK;
+    return rv;
+}
+
+int file_take_turn(struct dfile *f, uint32_t timeout_ms)
+{
+    int rv = take_turn(f, timeout_ms);
+
+    f->has_place = false;
     f->has_turn = f->by_hook = rv == DUST_OK;
     return rv;
 }
@@ -534,6 +550,10 @@ int file_take_turn(struct dfile *f, uint32_t timeout_ms)
 void file_return_turn(struct dfile *f)
 {
     if (!f->writing && !f->forked) {
+        if (f->has_place && !f->has_turn) { /* nobody would wait at it */
+            f->has_place = false;
+            drop_turn(f);
+        }
         file_pass_turn(f);
         sqltext_forget(&f->sql);
     }

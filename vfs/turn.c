@@ -108,7 +108,7 @@ static void take_away(struct turn *t)
 
 static int take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms, bool stay)
 {
-    uint64_t until = clock_ms() + timeout_ms, gate_until = clock_ms() + TURN_GATE_GRACE_MS;
+    uint64_t until = clock_ms() + timeout_ms, gate_until;
     bool tell = false;
     int rv = DUST_OK;
 
@@ -120,6 +120,7 @@ static int take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t 
     if (k->state != TICKET_WAITING) {
         enqueue(t, k);
     }
+    gate_until = k->asked_us / 1000 + TURN_GATE_GRACE_MS; /* from when it queued up, in whichever call */
     grant_next(t);
     tell = k->state != TICKET_GRANTED && !t->open;
     if (tell) {

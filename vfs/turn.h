@@ -18,7 +18,7 @@
 
 #include "vfs/metrics.h"
 
-/* While the gate is shut, a ticket waits at least this long, whatever its own time-out: that another member has the
+/* While the gate is shut, a ticket waits at least this long from when it queued up, whatever its own time-out: that another member has the
  * turn, or that a leader is being elected, is not the kind of conflict that a program with no busy timeout means to be
  * told of at once. */
 #define TURN_GATE_GRACE_MS 5000u
@@ -62,8 +62,8 @@ void ticket_deinit(struct ticket *k);
  * against others; 0: the turn's own timeout. */
 int turn_take(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms);
 
-/* As turn_take, but when the time is up the ticket keeps its place in the queue, and may be granted while nobody waits
- * on it: for a caller that is about to ask again, and loses nothing (its lease runs out) if it does not. */
+/* As turn_take, but when the time is up, also at a shut gate, the ticket keeps its place in the queue, and may be granted
+ * while nobody waits on it: for a caller that is about to ask again, or to drop it. Until then it keeps others waiting. */
 int turn_take_place(struct turn *t, struct ticket *k, uint32_t timeout_ms, uint32_t lease_ms);
 
 /* Queue up and return at once; k->told will be called, maybe before this returns. There is no time-out: turn_drop gives

@@ -1,7 +1,7 @@
 """Transactions, savepoints, rollback, spills."""
 import pytest
 
-from cluster import scaled
+from cluster import SqlError, scaled
 
 
 def test_commit_and_rollback(m):
@@ -237,5 +237,21 @@ def test_connection_closed_inside_a_transaction(m, how):
             """, conn="main")
         m.call("sql", conn="main", sql="SELECT 1")
     m.again(conn="y", timeout=5)
+    m.sql("INSERT INTO t VALUES(2)", conn="y")
+    assert m.sql("SELECT x FROM t") == [(2,)]
+
+
+def test_busy_leaves_no_place_in_the_queue(m):
+    """Where nobody waits, and everybody behind it would."""
+    m.sql("CREATE TABLE t(x)")
+    m.again(conn="x")
+    m.again(conn="y", timeout=0)
+    m.sql("BEGIN IMMEDIATE", conn="x")
+    for sql in ("INSERT INTO t VALUES(1)", "BEGIN IMMEDIATE"):
+        with pytest.raises(SqlError) as e:
+            m.sql(sql, conn="y")
+        assert e.value.name == "SQLITE_BUSY"
+        assert m.one("SELECT value FROM dust_status WHERE name = 'turn_waiting'") == 0
+    m.sql("COMMIT", conn="x")
     m.sql("INSERT INTO t VALUES(2)", conn="y")
     assert m.sql("SELECT x FROM t") == [(2,)]

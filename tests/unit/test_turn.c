@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 
+#include "vfs/clock.h"
 #include "vfs/err.h"
 #include "vfs/turn.h"
 
@@ -120,6 +121,21 @@ static void time_out_gives_up_the_place(void **state)
     ticket_deinit(&b);
 }
 
+static void a_shut_gate_is_waited_for_once(void **state)
+{
+    struct ticket a;
+    uint64_t begun;
+
+    (void)state;
+    ticket_init(&a);
+    assert_int_equal(turn_take_place(&turn, &a, 1, 0), DUST_BUSY); /* it has queued up, */
+    a.asked_us -= (TURN_GATE_GRACE_MS - 20) * 1000;                  /* some time ago */
+    begun = clock_ms();
+    assert_int_equal(turn_take(&turn, &a, 1, 0), DUST_BUSY);
+    assert_in_range(clock_ms() - begun, 10, TURN_GATE_GRACE_MS / 2);
+    ticket_deinit(&a);
+}
+
 static void a_lease_runs_out_only_for_others(void **state)
 {
     struct ticket a, b;
@@ -180,6 +196,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(first_come_first_served, set_up, tear_down),
         cmocka_unit_test_setup_teardown(time_out_gives_up_the_place, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_shut_gate_is_waited_for_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lease_runs_out_only_for_others, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_holder_keeps_it_across_a_recall, set_up, tear_down),
         cmocka_unit_test_setup_teardown(closing_wakes_everybody, set_up, tear_down),
