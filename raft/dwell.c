@@ -33,6 +33,9 @@ void dwell_close(struct dwell *d)
 void dwell_event(struct dwell *d)
 {
     d->events++;
+    if (uv_is_closing((uv_handle_t *)&d->idle)) {
+        return; /* libuv would count it as active for ever, and the loop would never end */
+    }
     if (uv_is_active((uv_handle_t *)&d->idle)) {
         d->worth += d->worth < DWELL_WORTH_MAX;
     } else if (d->worth > 0 || d->events % DWELL_PROBE_EVERY == 0) {

@@ -250,8 +250,9 @@ void read_run(struct node *n, struct job *job)
         call_answer(call, node_is_ending(n) ? DUST_CLOSED : DUST_AGAIN, "this member is shutting down", 0, NULL);
     } else if (!add(&n->read.asking, &a)) {
         call_answer(call, DUST_NOMEM, NULL, 0, NULL);
+    } else {
+        dwell_event(&n->dwell);
     }
-    dwell_event(&n->dwell);
 }
 
 /* ---- messages ---- */
