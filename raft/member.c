@@ -10,7 +10,8 @@
  *     page_size=<number>               of the database, in bytes
  *     role=voter                       or standby
  *     starts=<number>                  optional: how often this member has been started, from 1, 32 bits
- *     seen=<id>:<number>               at most 32 times: how often another member has been started, from 1
+ *     seen=<id>:<number>[:<nonce>]     at most 32 times: how often another member has been started, from 1, and the last one's
+ *                                      nonce, from 1
  *     refused=copy                     optional: the others have said that this folder is a copy of the member
  *     file_version=<32 hex digits>     optional, with the next: app.db holds this version, not all zeros,
  *     file_index=<number>              made by the log entry of this index, 0 if by none
@@ -38,7 +39,7 @@
 #include "raft/smallfile.h"
 
 #define FORMAT 1
-#define FILE_MAX 4096 /* bytes; member_save writes less than 2300 */
+#define FILE_MAX 4096 /* bytes; member_save writes less than 2700 */
 #define QUOTE_MAX 80
 
 /* ---- addresses ---- */
@@ -212,8 +213,11 @@ static size_t member_print(const struct member *m, char text[FILE_MAX])
         n += snprintf(text + n, FILE_MAX - (size_t)n, "starts=%" PRIu32 "\n", m->starts);
     }
     for (unsigned i = 0; i < m->n_seen; i++) {
-        n += snprintf(text + n, FILE_MAX - (size_t)n, "seen=%" PRIu64 ":%" PRIu32 "\n", m->seen[i].id,
-            m->seen[i].starts);
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "seen=%" PRIu64 ":%" PRIu32, m->seen[i].id, m->seen[i].starts);
+        if (m->seen[i].nonce != 0) {
+            n += snprintf(text + n, FILE_MAX - (size_t)n, ":%" PRIu32, m->seen[i].nonce);
+        }
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "\n");
     }
     if (m->refused) {
         n += snprintf(text + n, FILE_MAX - (size_t)n, "refused=copy\n");
@@ -271,11 +275,35 @@ static bool take_number(char **p, const char *key, uint64_t *out)
     return number(take(p, key), out);
 }
 
+/* ID:NUMBER, or ID:NUMBER:NONCE. */
+static bool take_seen(char *text, struct member *m)
+{
+    char *starts = strchr(text, ':'), *nonce = starts != NULL ? strchr(starts + 1, ':') : NULL;
+    uint64_t v, w = 0;
+
+    if (starts == NULL) {
+        return false;
+    }
+    *starts++ = '\0';
+    if (nonce != NULL) {
+        *nonce++ = '\0';
+        if (!number(nonce, &w) || w == 0 || w > UINT32_MAX) {
+            return false;
+        }
+    }
+    if (!number(text, &m->seen[m->n_seen].id) || !number(starts, &v) || v > UINT32_MAX) {
+        return false;
+    }
+    m->seen[m->n_seen].starts = (uint32_t)v;
+    m->seen[m->n_seen].nonce = (uint32_t)w;
+    return true;
+}
+
 /* Lines "starts" and "seen", none of which need be there. */
 static bool take_starts(char **p, struct member *m)
 {
     uint64_t v;
-    char *text, *colon;
+    char *text;
 
     if (strncmp(*p, "starts=", 7) == 0) {
         if (!take_number(p, "starts", &v) || v == 0 || v > UINT32_MAX) {
@@ -285,15 +313,10 @@ static bool take_starts(char **p, struct member *m)
     }
     while (strncmp(*p, "seen=", 5) == 0) {
         text = take(p, "seen");
-        colon = text != NULL ? strchr(text, ':') : NULL;
-        if (colon == NULL || m->n_seen == MEMBER_SEEN_MAX) {
+        if (text == NULL || m->n_seen == MEMBER_SEEN_MAX || !take_seen(text, m)) {
             return false;
         }
-        *colon = '\0';
-        if (!number(text, &m->seen[m->n_seen].id) || !number(colon + 1, &v) || v > UINT32_MAX) {
-            return false;
-        }
-        m->seen[m->n_seen++].starts = (uint32_t)v;
+        m->n_seen++;
     }
     return true;
 }

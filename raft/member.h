@@ -49,7 +49,8 @@ struct member {
     struct {
         uint64_t id;
         uint32_t starts;
-    } seen[MEMBER_SEEN_MAX]; /* the highest number of starts heard of other members (starts.h) */
+        uint32_t nonce; /* 0: not known */
+    } seen[MEMBER_SEEN_MAX]; /* the newest start heard of each other member (starts.h) */
     bool refused; /* the others said that this folder is a copy, or an older state, of the member: it is not started again */
     struct vid file_version; /* app.db holds this version; vid_none: not said */
     uint64_t file_index;     /* of the log entry that made file_version; 0: by none, or not said */

@@ -8,6 +8,7 @@ void starts_load(struct starts *s, const struct member *m)
     for (unsigned i = 0; i < m->n_seen && i < MEMBER_SEEN_MAX; i++) {
         s->line[i].id = m->seen[i].id;
         s->line[i].number = m->seen[i].starts;
+        s->line[i].boot = m->seen[i].nonce != 0 ? STARTS_BOOT(m->seen[i].starts, m->seen[i].nonce) : 0;
         s->n++;
     }
 }
@@ -18,6 +19,7 @@ void starts_save(const struct starts *s, struct member *m)
     for (unsigned i = 0; i < s->n; i++) {
         m->seen[i].id = s->line[i].id;
         m->seen[i].starts = s->line[i].number;
+        m->seen[i].nonce = STARTS_NONCE(s->line[i].boot);
     }
 }
 
@@ -59,7 +61,7 @@ enum starts_verdict starts_judge(struct starts *s, uint64_t id, uint64_t boot, u
     }
     if (i < s->n && number == s->line[i].number) {
         s->line[i].boot = boot;
-        return STARTS_KNOWN;
+        return STARTS_NEW;
     }
     i = i < s->n ? i : line_for(s);
     s->line[i].id = id;

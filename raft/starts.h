@@ -3,7 +3,7 @@
  *
  * Two processes with one identity vote twice, and a member put back from an old copy has forgotten what it had promised.
  * Each member counts its starts in the file `member`, before it says a word; every message carries the number and a
- * nonce of that start. Who hears a member remembers the highest number, in its own `member` file:
+ * nonce of that start. Who hears a member remembers the highest number, and the nonce, in its own `member` file:
  *
  *     a higher number         the member has been started again
  *     the same, same nonce    the same start
@@ -16,7 +16,8 @@
  * (roster.h): all remember it too, and who knows of a newer one tells the member itself. A beacon may be late, and the
  * start that it names over since: so NOTE_COPY says which start is known, and whoever is that one goes on.
  *
- * A copy made during the last start, and put back with none in between, has the right number; but the leader knows how
+ * A copy made at rest before the last start, and put back, takes the number of that one: the nonce tells. A copy made
+ * during the last start, and put back with none in between, has the right number; but the leader knows how
  * far that member's log had come (its line of the roster), and a log that ends before is one that has lost what it had.
  *
  * What cannot be seen: a copy put back while nobody who knows more is up. Pure functions; loop thread. */
@@ -28,7 +29,7 @@
 struct starts {
     struct {
         uint64_t id;
-        uint64_t boot; /* the number of the start, and below it 32 bits of nonce; 0: not heard of since we are up */
+        uint64_t boot; /* the number of the start, and below it 32 bits of nonce; 0: not known */
         uint32_t number;
     } line[MEMBER_SEEN_MAX];
     unsigned n;
@@ -52,7 +53,7 @@ void starts_save(const struct starts *s, struct member *m);
  * 0 if that is not known. */
 enum starts_verdict starts_judge(struct starts *s, uint64_t id, uint64_t boot, uint64_t *known);
 
-/* The newest start of member `id` that was heard of while this one is up, 0: none. */
+/* The newest start of member `id` that was heard of, with its nonce; 0: none. */
 uint64_t starts_known(const struct starts *s, uint64_t id);
 
 /* Somebody knows of the start `known` of this member, which is at the start `own`: is that another one's, so that this

@@ -209,6 +209,7 @@ static void test_save_load(void **state)
     m.seen[0].starts = 1;
     m.seen[1].id = UINT64_MAX;
     m.seen[1].starts = UINT32_MAX;
+    m.seen[1].nonce = UINT32_MAX;
     for (uint64_t i = 0; i <= 1; i++) {
         m.file_index = i * 12345678901234567u;
         assert_int_equal(member_save(dir, &m, &e), DUST_OK);
@@ -232,7 +233,7 @@ static void test_save_load(void **state)
     assert_non_null(
         strstr(text, "\nformat=1\ncluster=00112233445566778899aabbccddeeff\nid=1\naddress=10.0.0.1:4001\n"
                      "bind=[::]:4001\npage_size=512\nrole=voter\n"
-                     "starts=17\nseen=5:1\nseen=18446744073709551615:4294967295\nrefused=copy\n"
+                     "starts=17\nseen=5:1\nseen=18446744073709551615:4294967295:4294967295\nrefused=copy\n"
                      "file_version=ffeeddccbbaa99887766554433221100\nfile_index=12345678901234567\n"
                      "prior_version=0123456789abcdef0123456789abcdef\nprior_index=44\n"
                      "checksum="));
@@ -324,6 +325,10 @@ static void test_forged(void **state)
         {"role=voter\n", "role=voter\nseen=5\n"},
         {"role=voter\n", "role=voter\nseen=0:5\n"},
         {"role=voter\n", "role=voter\nseen=5:0\n"},
+        {"role=voter\n", "role=voter\nseen=5:1:0\n"},
+        {"role=voter\n", "role=voter\nseen=5:1:\n"},
+        {"role=voter\n", "role=voter\nseen=5:1:2:3\n"},
+        {"role=voter\n", "role=voter\nseen=5:1:4294967296\n"},
         {"role=voter\n", "role=voter\nseen=5:1\nstarts=1\n"},
         {"role=voter\n", "role=voter\nrefused=\n"},
         {"role=voter\n", "role=voter\nrefused=copy \n"},

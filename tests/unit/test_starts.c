@@ -20,7 +20,7 @@ static void test_verdicts(void **state)
     starts_load(&s, &m);
     assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(2, 9), &known), STARTS_COPY); /* older than what is remembered */
     assert_true(known == STARTS_BOOT(3, 0));
-    assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(3, 1), &known), STARTS_KNOWN); /* the first of that number stays */
+    assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(3, 1), &known), STARTS_NEW); /* the first of that number stays */
     assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(3, 1), &known), STARTS_KNOWN);
     assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(3, 2), &known), STARTS_COPY);
     assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(4, 2), &known), STARTS_NEW);
@@ -31,6 +31,10 @@ static void test_verdicts(void **state)
     assert_int_equal(m.n_seen, 2);
     assert_int_equal(m.seen[0].starts, 4);
     assert_true(m.seen[1].id == 8 && m.seen[1].starts == 1);
+    starts_load(&s, &m); /* and so after a restart of who remembers */
+    assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(4, 3), &known), STARTS_COPY); /* an old folder's next start */
+    assert_true(known == STARTS_BOOT(4, 2));
+    assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(4, 2), &known), STARTS_KNOWN);
 }
 
 static void test_what_is_known(void **state)
@@ -42,7 +46,7 @@ static void test_what_is_known(void **state)
     (void)state;
     starts_load(&s, &m);
     assert_true(starts_known(&s, 7) == 0); /* the number is, its nonce is not */
-    assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(3, 1), &known), STARTS_KNOWN);
+    assert_int_equal(starts_judge(&s, 7, STARTS_BOOT(3, 1), &known), STARTS_NEW);
     assert_true(starts_known(&s, 7) == STARTS_BOOT(3, 1));
     assert_true(starts_known(&s, 8) == 0);
 }
