@@ -20,9 +20,11 @@
 
 #include "raft/descriptor.h"
 #include "raft/node_impl.h"
+#include "raft/storage.h"
 #include "vfs/bug.h"
 
-#define LOG_BYTES_MAX ((uint64_t)8 << 20)
+#define LOG_BYTES_MAX ((uint64_t)8 << 20)  /* of entries, which libraft keeps in memory */
+#define DISK_BYTES_MAX ((uint64_t)32 << 20) /* of the blocks that they are in on disk */
 #define TRAILING_BYTES ((uint64_t)8 << 20)
 #define TRAILING_MAX 2048u
 #define THRESHOLD_ENTRIES (1u << 16)
@@ -209,6 +211,12 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
 
 /* ---- snapshots ---- */
 
+/* What is kept behind a snapshot, TRAILING_MAX entries in a block each, must be well below that. */
+static bool log_is_long(const struct node *n)
+{
+    return n->fsm.log_bytes >= LOG_BYTES_MAX || storage_log_bytes(n->io.storage) >= DISK_BYTES_MAX;
+}
+
 /* Entries are counted by libraft, but what matters is their bytes: set its thresholds accordingly. */
 static void adapt_thresholds(struct node *n)
 {
@@ -222,7 +230,7 @@ static void adapt_thresholds(struct node *n)
         raft_set_snapshot_trailing(&n->raft, 1);
         return;
     }
-    raft_set_snapshot_threshold(&n->raft, n->fsm.log_bytes >= LOG_BYTES_MAX ? 1 : THRESHOLD_ENTRIES);
+    raft_set_snapshot_threshold(&n->raft, log_is_long(n) ? 1 : THRESHOLD_ENTRIES);
     raft_set_snapshot_trailing(&n->raft, trailing < TRAILING_MAX ? (unsigned)trailing + 1 : TRAILING_MAX);
 }
 

@@ -104,6 +104,11 @@ static void on_tick(struct raft_io *raft_io)
     }
 }
 
+void io_elapse(struct node *n)
+{
+    on_tick(&n->io.raft_io);
+}
+
 /* To whatever says that something here is damaged: what its owner can do. */
 static int damaged(int rv, struct err *e)
 {

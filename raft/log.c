@@ -93,6 +93,18 @@ static int next_file(struct log *l, struct err *e)
     return DUST_OK;
 }
 
+uint64_t log_bytes(struct log *l)
+{
+    uint64_t bytes = 0;
+
+    pthread_mutex_lock(&l->mutex);
+    for (const struct log_file *f = l->files.live; f != NULL; f = f->next) {
+        bytes += f->used;
+    }
+    pthread_mutex_unlock(&l->mutex);
+    return bytes;
+}
+
 bool log_wants(struct log *l)
 {
     bool wants;

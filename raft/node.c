@@ -168,6 +168,8 @@ static void on_timer(uv_timer_t *timer)
     }
     if (n->running) {
         watch(n);
+        lost_tick(n);
+        watch(n);
         submit_tick(n);
         grant_tick(n);
         fsm_tick(n);

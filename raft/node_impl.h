@@ -108,6 +108,7 @@ struct submit {
     _Atomic unsigned count;        /* any thread reads */
     uint64_t sent_at_ms;           /* when something was last sent or applied */
     uint32_t resend_ms;            /* it is sent again so long after: longer each time, until something is applied */
+    uint64_t lost_seq, lost_ms;    /* from which one it was last sent again because it had been lost, and when */
     uint64_t again_ms;             /* when a large one was last sent again since the leader refused a part */
     /* as the leader */
     bool ready; /* every entry of earlier terms is applied */
@@ -286,6 +287,7 @@ struct node {
     raft_id seen_leader;
     raft_index seen_applied;
     uint64_t changed_ms; /* when state, term or leader last changed */
+    bool leader_lost;    /* lost.c */
     uint64_t ticks;
 
     struct peers *peers;
@@ -378,6 +380,12 @@ void io_tick(struct node *n);
 void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
+
+void io_elapse(struct node *n); /* libraft looks at its clock now, not at its next tick */
+
+/* lost.c */
+uint64_t lost_quiet_ms(const struct node *n); /* nobody gives up a leader that it has heard since */
+void lost_tick(struct node *n);
 
 /* fsm.c */
 void fsm_init(struct node *n);

@@ -183,7 +183,7 @@ static int open_push(struct peer *peer)
     return DUST_OK;
 }
 
-static struct peer *find(struct peers *p, const char *address)
+static struct peer *find(const struct peers *p, const char *address)
 {
     struct peer *peer = p->first;
 
@@ -290,6 +290,13 @@ int64_t peers_last_heard_ms(struct peers *p, const char *address)
     struct peer *peer = find(p, address);
 
     return peer != NULL && peer->heard_ms != 0 ? (int64_t)(uv_now(p->loop) - peer->heard_ms) : -1;
+}
+
+bool peers_connected(const struct peers *p, const char *address)
+{
+    const struct peer *peer = find(p, address);
+
+    return peer == NULL || nn_get_statistic(peer->socket, NN_STAT_CURRENT_CONNECTIONS) != 0;
 }
 
 /* An address as the kernel has it. False: it is of another kind. */

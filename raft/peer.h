@@ -67,6 +67,9 @@ void peers_heard(struct peers *p, const char *address);
 /* Milliseconds since a message from it was last accepted; -1: never. */
 int64_t peers_last_heard_ms(struct peers *p, const char *address);
 
+/* Is there a connection to it, for what is sent? A peer that nothing was sent to yet counts as connected. */
+bool peers_connected(const struct peers *p, const char *address);
+
 struct peers_stats {
     uint64_t messages_in, messages_out, bytes_in, bytes_out, dropped, reconnects;
 };

@@ -126,7 +126,7 @@ void recv_message(void *ctx, void *data, size_t len)
             /* A removal that is not agreed may be undone yet, and who was told of it does not come back; nor is it for one to
              * tell whose place another leader may have taken meanwhile, with a member that is not known here. */
             if (n->submit.ready && n->raft.configuration_uncommitted_index == 0 &&
-                grant_majority_age_ms(n) < n->opt.election_ms) {
+                grant_majority_age_ms(n) < lost_quiet_ms(n)) {
                 send_note(n, h.address, h.from, &gone);
             }
             goto drop;

@@ -297,6 +297,11 @@ void storage_truncate(struct storage *s, raft_index index)
     s->next = index;
 }
 
+uint64_t storage_log_bytes(struct storage *s)
+{
+    return log_bytes(s->log);
+}
+
 void storage_measure(struct storage *s, struct times *flushes)
 {
     log_measure(s->log, flushes);

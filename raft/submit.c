@@ -291,9 +291,9 @@ void submit_pump(struct node *n)
     }
 }
 
-static void send_again(struct node *n, bool all)
+static void send_again(struct node *n, struct inflight *from, bool all)
 {
-    for (struct inflight *f = n->submit.first; f != NULL; f = f->next) {
+    for (struct inflight *f = from; f != NULL; f = f->next) {
 #if DUST_BUG == BUG_RESEND
         if (f->sent != 0) {
             sealed_renumber(f->sealed, f->seq ^ (uint64_t)node_now(n) << 20);
@@ -313,12 +313,28 @@ static void send_again(struct node *n, bool all)
 void submit_again(struct node *n)
 {
     n->submit.resend_ms = RESEND_MS;
-    send_again(n, true);
+    send_again(n, n->submit.first, true);
 }
 
-/* The leader cannot use it now. If it waits for an earlier part, or the oldest in flight fits its tail, something was lost
- * on the way; else something earlier is still to be applied here. All parts behind the one that was lost are refused:
- * once is enough. */
+/* What stands on the leader's tail has not come there, though what is behind it has. */
+static void send_lost(struct node *n, const struct vid *tail)
+{
+    struct submit *s = &n->submit;
+    struct inflight *f = s->first;
+
+    while (f != NULL && !vid_equal(&f->parent, tail)) {
+        f = f->next;
+    }
+    if (f == NULL || f->sent == 0 || (f->seq == s->lost_seq && node_now(n) - s->lost_ms < RESEND_MS)) {
+        return;
+    }
+    s->lost_seq = f->seq;
+    s->lost_ms = node_now(n);
+    send_again(n, f, true);
+}
+
+/* The leader cannot use it now. If it waits for an earlier part, or one in flight fits its tail, that was lost on the way;
+ * else something earlier is still to be applied here. All behind the one that was lost are refused: once is enough. */
 void submit_refused(struct node *n, const struct note *note)
 {
     struct submit *s = &n->submit;
@@ -338,6 +354,8 @@ void submit_refused(struct node *n, const struct note *note)
         submit_pump(n);
     } else if (vid_equal(&f->parent, &note->id[1])) {
         submit_again(n);
+    } else {
+        send_lost(n, &note->id[1]);
     }
 }
 
@@ -429,7 +447,7 @@ void submit_tick(struct node *n)
     if (s->first != NULL && node_now(n) - s->sent_at_ms >= s->resend_ms) {
         s->sent_at_ms = node_now(n);
         s->resend_ms = 2 * s->resend_ms < RESEND_MAX_MS ? 2 * s->resend_ms : RESEND_MAX_MS;
-        send_again(n, false);
+        send_again(n, s->first, false);
     }
 }
 

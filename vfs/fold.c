@@ -209,6 +209,7 @@ void store_fold_end(struct store *s, struct fold *f, int outcome)
     gen_close(s);
     while (done && (v = s->oldest) != NULL && v->seq <= s->base.seq) {
         s->oldest = v->next;
+        s->n_versions--;
         if (v->next != NULL) {
             v->next->prev = NULL;
         }

@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,8 @@
 #include "vfs/clock.h"
 #include "vfs/sums.h"
 
-#define READ_TRIES 64 /* lock-free attempts before the mutex is taken */
+#define READ_TRIES 256 /* lock-free attempts before the mutex is taken, */
+#define READ_YIELD 8   /* of which each such gives up the processor */
 
 void copy_racy(void *dst, const void *src, size_t n)
 {
@@ -370,6 +372,9 @@ int store_read(struct store *s, struct snap *snap, uint32_t pgno, uint32_t offse
         }
         if (s->attached && !attach_wait(s, i)) {
             return DUST_CLOSED;
+        }
+        if (!s->attached && i % READ_YIELD == READ_YIELD - 1) {
+            sched_yield(); /* whoever changes the chains may not have a processor */
         }
     }
     if (s->attached && store_state(s) >= STORE_CLOSED) {

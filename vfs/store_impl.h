@@ -105,6 +105,7 @@ struct store {
     uint32_t n_free;
     uint64_t next_seq;
     struct version *oldest, *newest; /* above the base */
+    uint64_t n_versions;             /* of these */
     struct version *agreed;          /* NULL: the base */
     struct head_info base;
     bool folding; /* app.db is being brought from `base` to something newer: what it holds now is nobody's */
@@ -195,8 +196,9 @@ void store_hear(const struct store *s, struct store_told *out);
 
 /* All snapshots held at the moment, ascending. */
 struct held {
-    uint64_t seq[STORE_MAX_SLOTS];
+    uint64_t seq[STORE_MAX_SLOTS]; /* that somebody reads, ascending, each once */
     uint32_t n;
+    uint32_t readers;
 };
 
 void held_scan(struct store *s, struct held *h);

@@ -14,46 +14,53 @@
  * [node.seq, base) is left.
  *
  * Freeing is part of a change of the generation; so is the moment when app.db takes over from a node. */
-#include <stdlib.h>
+#include <string.h>
 
 #include "vfs/store_impl.h"
 
-static int by_seq(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-void held_scan(struct store *s, struct held *h)
-{
-    uint32_t n = n_slots(s);
-
-    h->n = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t seq = atomic_load(&s->slots[i].seq);
-
-        if (seq != 0) {
-            h->seq[h->n++] = seq;
-        }
-    }
-    qsort(h->seq, h->n, sizeof h->seq[0], by_seq);
-}
-
-bool held_between(const struct held *h, uint64_t from, uint64_t to)
+/* Where seq is in it, or belongs. */
+static uint32_t held_place(const struct held *h, uint64_t seq)
 {
     uint32_t lo = 0, hi = h->n;
 
     while (lo < hi) {
         uint32_t mid = (lo + hi) / 2;
 
-        if (h->seq[mid] < from) {
+        if (h->seq[mid] < seq) {
             lo = mid + 1;
         } else {
             hi = mid;
         }
     }
-    return lo < h->n && h->seq[lo] < to;
+    return lo;
+}
+
+void held_scan(struct store *s, struct held *h)
+{
+    uint32_t n = n_slots(s);
+
+    h->n = h->readers = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t seq = atomic_load(&s->slots[i].seq);
+        uint32_t at = seq != 0 ? held_place(h, seq) : 0;
+
+        if (seq == 0) {
+            continue;
+        }
+        h->readers++;
+        if (at == h->n || h->seq[at] != seq) { /* most hold one of a few versions */
+            memmove(h->seq + at + 1, h->seq + at, (h->n - at) * sizeof h->seq[0]);
+            h->seq[at] = seq;
+            h->n++;
+        }
+    }
+}
+
+bool held_between(const struct held *h, uint64_t from, uint64_t to)
+{
+    uint32_t at = held_place(h, from);
+
+    return at < h->n && h->seq[at] < to;
 }
 
 void node_drop(struct store *s, uint32_t n)

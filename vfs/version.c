@@ -88,6 +88,7 @@ static void stage(struct store *s, struct version *v, const uint32_t *nodes, uin
         s->oldest = v;
     }
     s->newest = v;
+    s->n_versions++;
     store_tell(s); /* first: what can be held can be told of */
     atomic_store(&s->head->head, v->seq);
 }
@@ -142,6 +143,7 @@ static void make_void(struct store *s, struct version *v)
     gen_open(s);
     for (struct version *w = v; w != NULL; w = w->next) {
         w->state = VERSION_VOID;
+        s->n_versions--;
         for (uint32_t n = w->nodes, next; n != 0; n = next) {
             next = node_at(s, n)->sibling;
             node_drop(s, n);
@@ -529,14 +531,12 @@ void store_stats(struct store *s, struct store_stats *out)
         .frames_all = (uint64_t)n_chunks(s) * CHUNK_NODES,
         .frames_used = (uint64_t)n_chunks(s) * CHUNK_NODES - s->n_free,
         .bytes = s->region.size,
-        .readers = h.n,
+        .readers = h.readers,
         .base_seq = s->base.seq,
         .agreed_seq = atomic_load(&s->head->agreed),
         .head_seq = atomic_load(&s->head->head),
+        .versions = s->n_versions,
         .oldest_reader = h.n != 0 ? h.seq[0] : 0,
     };
-    for (struct version *v = s->oldest; v != NULL; v = v->next) {
-        out->versions++;
-    }
     pthread_mutex_unlock(&s->mutex);
 }
