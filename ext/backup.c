@@ -13,6 +13,7 @@
 
 #include "ext/folder.h"
 #include "ext/lib.h"
+#include "vfs/fd.h"
 #include "vfs/file.h"
 
 #define STEP_PAGES 256
@@ -74,7 +75,7 @@ out:
 /* Flush it, and give it its name, unless somebody else has that by now. */
 static int finish(const char *partial, const char *dest, struct err *e)
 {
-    int fd = open(partial, O_RDWR | O_CLOEXEC), rv = DUST_OK;
+    int fd = fd_high(open(partial, O_RDWR | O_CLOEXEC)), rv = DUST_OK;
 
     if (fd < 0 || fsync(fd) != 0) {
         rv = err_sys(e, errno, "cannot flush %s", partial);
@@ -103,7 +104,7 @@ int backup_run(struct sqlite_lib *lib, const char *path, const char *dest, int *
             stat(full, &st) == 0 ? "" : "-dust");
     }
     snprintf(partial, sizeof partial, "%s.partial", full);
-    fd = open(partial, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    fd = fd_high(open(partial, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (fd < 0) {
         return errno == EEXIST ? err_set(e, DUST_EXISTS,
                                      "%s exists: another backup is being made, or was cut short; delete it in that case", partial)

@@ -24,6 +24,7 @@
 #include "ext/folder.h"
 #include "ext/registry.h"
 #include "raft/salvage.h"
+#include "vfs/fd.h"
 
 #define PATH_SIZE 4096
 #define CHUNK 65536
@@ -44,14 +45,14 @@ struct recovery {
 
 static int copy_plain(const char *from, const char *to, bool needed, struct err *e)
 {
-    int in = open(from, O_RDONLY | O_CLOEXEC), out, rv = DUST_OK;
+    int in = fd_high(open(from, O_RDONLY | O_CLOEXEC)), out, rv = DUST_OK;
     char *buf;
     ssize_t n;
 
     if (in < 0) {
         return errno == ENOENT && !needed ? DUST_OK : err_sys(e, errno, "cannot read %s", from);
     }
-    out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    out = fd_high(open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     buf = malloc(CHUNK);
     if (out < 0 || buf == NULL) {
         rv = err_sys(e, out < 0 ? errno : ENOMEM, "cannot create %s", to);
@@ -90,7 +91,7 @@ static int copy_database(struct recovery *r, struct err *e)
                in->pMethods->xFileSize(in, &size) != SQLITE_OK) {
         rv = err_set(e, DUST_IO, "cannot read %s", r->src);
     } else {
-        out = open(r->dest, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        out = fd_high(open(r->dest, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
         rv = out < 0 ? err_sys(e, errno, "cannot create %s", r->dest) : DUST_OK;
         r->made_file = out >= 0;
     }

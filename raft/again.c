@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "raft/node_impl.h"
+#include "vfs/fd.h"
 
 #define LOOK_FIRST_MS 300u
 #define LOOK_LAST_MS 5000u
@@ -85,7 +86,7 @@ static void probe_run(uv_work_t *work)
 
     e->code = DUST_OK;
     snprintf(path, sizeof path, "%s/probe", n->db->dir);
-    fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    fd = fd_high(open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (fd < 0) {
         err_sys(e, errno, "cannot write to %s", n->db->dir);
         return;

@@ -10,6 +10,7 @@
 
 #include "raft/log_impl.h"
 #include "raft/smallfile.h"
+#include "vfs/fd.h"
 
 #define CHUNK ((size_t)256 << 10)
 
@@ -35,10 +36,10 @@ static int path_of(char path[PATH_MAX], const char *dir, unsigned number, struct
 /* Past the page cache where the file system can. */
 static int open_to_write(const char *path, int flags)
 {
-    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_DIRECT | flags, 0600);
+    int fd = fd_high(open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_DIRECT | flags, 0600));
 
     if (fd < 0 && errno == EINVAL) {
-        fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | (flags & ~O_EXCL), 0600);
+        fd = fd_high(open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | (flags & ~O_EXCL), 0600));
     }
     return fd;
 }
@@ -147,7 +148,7 @@ int log_file_look(struct log_file *f, const char *dir, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    fd = fd_high(open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     rv = fd < 0 || fstat(fd, &st) != 0 ? err_sys(e, errno, "cannot look at %s", smallfile_shown(path)) : DUST_OK;
     if (fd >= 0) {
         close(fd);
@@ -168,7 +169,7 @@ int log_file_read(struct log_file *f, const char *dir, uint8_t *p, size_t n, siz
     if (rv != DUST_OK) {
         return rv;
     }
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    fd = fd_high(open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (fd < 0) {
         return err_sys(e, errno, "cannot open %s", smallfile_shown(path));
     }

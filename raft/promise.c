@@ -1,4 +1,5 @@
 #include "raft/promise.h"
+#include "vfs/fd.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -58,7 +59,7 @@ int promise_open(struct promise *p, const char *dir, struct err *e)
     }
     *p = (struct promise){0};
     snprintf(path, sizeof path, "%s/promise", dir);
-    p->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    p->fd = fd_high(open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (p->fd < 0) {
         return err_sys(e, errno, "cannot open %s", path);
     }

@@ -1,4 +1,5 @@
 #include "raft/smallfile.h"
+#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -47,7 +48,7 @@ static ssize_t read_all(int fd, char *buf, size_t size)
 
 int smallfile_read(const char *path, char *text, size_t max, size_t *n, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rv; /* whatever lies there, do not hang on it */
+    int fd = fd_high(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)), rv; /* whatever lies there, do not hang on it */
     ssize_t got;
 
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) {
@@ -90,7 +91,7 @@ static int write_all(int fd, const char *buf, size_t size)
 
 static int create(const char *path, const char *text, size_t n, struct err *e)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), rv;
+    int fd = fd_high(open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)), rv;
 
     if (fd < 0) {
         return err_sys(e, errno, "cannot create %s", smallfile_shown(path));

@@ -9,6 +9,7 @@
 
 #include "raft/smallfile.h"
 #include "vfs/bytes.h"
+#include "vfs/fd.h"
 
 #define NAME "term"
 #define MAGIC_KEY "dustkey1"
@@ -97,7 +98,7 @@ int termfile_open(struct termfile *t, const char *dir, bool make, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    t->fd = open(path, O_WRONLY | O_DSYNC | O_CLOEXEC | O_NOFOLLOW);
+    t->fd = fd_high(open(path, O_WRONLY | O_DSYNC | O_CLOEXEC | O_NOFOLLOW));
     if (t->fd < 0) {
         return err_sys(e, errno, "cannot open %s", smallfile_shown(path));
     }

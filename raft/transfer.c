@@ -35,6 +35,7 @@
 
 #include "raft/fetch.h"
 #include "raft/node_impl.h"
+#include "vfs/fd.h"
 
 #define RETRY_MS 1000u
 #define TRIES_MAX 10
@@ -183,7 +184,7 @@ static bool begin_receiving(struct node *n, raft_id from, const char *address, b
     t->tries = 0;
     if (t->empty) {
         incoming_path(n, path, sizeof path);
-        t->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+        t->fd = fd_high(open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
     }
     if (t->page == NULL || (t->empty && t->fd < 0)) {
         report(&n->db->report, DUST_IO, "cannot receive the database: %s", strerror(errno));

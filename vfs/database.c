@@ -13,6 +13,7 @@
 
 #include "vfs/attachment.h"
 #include "vfs/clock.h"
+#include "vfs/fd.h"
 #include "vfs/mark.h"
 
 #define DURABLE_WAIT_MS 2000u /* for the log to be on disk up to the version that is to be folded */
@@ -54,6 +55,7 @@ int database_prepare(
     db->base = base;
     db->options = *opt;
     randombytes_buf(&db->origin_seq, sizeof db->origin_seq); /* no two processes make the same ids (entry.h) */
+    fd_reserve();
     rv = hostlock_open(&db->lock, db->dir, e);
     if (rv != DUST_OK) {
         goto fail;

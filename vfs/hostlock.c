@@ -1,4 +1,5 @@
 #include "vfs/hostlock.h"
+#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +16,7 @@ int hostlock_open(struct hostlock *l, const char *dir, struct err *e)
     if (snprintf(path, sizeof path, "%s/host", dir) >= (int)sizeof path) {
         return err_set(e, DUST_MISUSE, "the path is too long");
     }
-    l->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    l->fd = fd_high(open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     return l->fd >= 0 ? DUST_OK : err_sys(e, errno, "cannot open %s", path);
 }
 

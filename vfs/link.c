@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "vfs/clock.h"
+#include "vfs/fd.h"
 
 #define BACKLOG 128
 
@@ -133,7 +134,7 @@ int link_listen(int *fd, const char *dir, struct err *e)
     }
     snprintf(path, sizeof path, "%s/socket", dir);
     unlink(path);
-    *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    *fd = fd_high(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     /* The mode that it has before it is bound is that of its name. */
     if (*fd < 0 || fchmod(*fd, 0600) != 0 || bind(*fd, (struct sockaddr *)&a, sizeof a) != 0 || listen(*fd, BACKLOG) != 0) {
         rv = err_sys(e, errno, "cannot listen on %s", path);
@@ -163,7 +164,7 @@ int link_connect(int *fd, const char *dir, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
-    *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    *fd = fd_high(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (*fd < 0 || connect(*fd, (struct sockaddr *)&a, sizeof a) != 0) {
         int why = errno;
 

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "vfs/clock.h"
+#include "vfs/fd.h"
 #include "vfs/sums.h"
 
 #define READ_TRIES 256 /* lock-free attempts before the mutex is taken, */
@@ -88,7 +89,7 @@ int store_open(struct store **out, const char *path, struct err *e)
         rv = err_sys(e, errno, "cannot remove the old %s", path);
         goto fail;
     }
-    s->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    s->fd = fd_high(open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (s->fd < 0) {
         rv = err_sys(e, errno, "cannot make %s", path);
         goto fail;

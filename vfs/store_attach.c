@@ -17,6 +17,7 @@
  * A snapshot is taken only while the store is LIVE: first the slot is written, then the state is looked at; whoever
  * changes the state then looks at the slots. What was read counts unless the store was CLOSED afterwards. */
 #include "vfs/store_impl.h"
+#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -103,7 +104,7 @@ int store_attach(struct store **out, const char *path, uint32_t owner, struct er
     }
     s->attached = true;
     s->owner = owner;
-    s->fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    s->fd = fd_high(open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW));
     if (s->fd < 0 && errno != ENOENT) {
         rv = err_sys(e, errno, "cannot open %s", path);
     } else if (s->fd < 0 || file_size(s->fd) < CHUNKS_AT) {

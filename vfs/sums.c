@@ -18,6 +18,7 @@
  *
  * In memory they are arrays, each of twice as many sums as the one before, made when they are needed; they never move. */
 #include "vfs/sums.h"
+#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -272,7 +273,7 @@ static uint8_t *load_next(const struct sums *s, const struct vid *id, const stru
     int fd;
 
     name(s, "sums-next", path);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    fd = fd_high(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) {
         return NULL;
     }
@@ -316,7 +317,7 @@ int sums_open(struct sums **out, const char *dir, const struct vid *id, bool *kn
     }
     snprintf(s->dir, sizeof s->dir, "%s", dir);
     name(s, "sums", path);
-    s->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    s->fd = fd_high(open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     rv = s->fd < 0 ? errno : load(s, &have);
     if (rv != 0) {
         rv = err_sys(e, rv, "cannot read the checksums in %s", path);
@@ -404,7 +405,7 @@ int sums_begin(struct sums *s, const struct vid *id, uint32_t n_pages, const str
     }
     put(buf + len, page_sum(buf, padded), 8);
     name(s, "sums-next", path);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    fd = fd_high(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
     rv = fd < 0 ? errno : write_at(fd, buf, len + 8, 0);
     if (rv == 0 && fsync(fd) != 0) {
         rv = errno;
@@ -477,7 +478,7 @@ static struct sums_peek *peek_new(const char *dir)
         return NULL;
     }
     snprintf(path, sizeof path, "%s/sums", dir);
-    p->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    p->fd = fd_high(open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (p->fd < 0) {
         free(p);
         return NULL;

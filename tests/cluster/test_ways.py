@@ -1,9 +1,10 @@
 """The ways of loading, starting and joining."""
 import os
+import subprocess
 
 import pytest
 
-from cluster import AUTOEXT, LIB, Process, Worker, address
+from cluster import AUTOEXT, LIB, PYTHON, SLOW, Process, Worker, address, child_env
 
 
 class Program(Process):
@@ -236,3 +237,61 @@ def test_fork_without_exec(box):
     m.sql("INSERT INTO t VALUES(3)")
     assert m.one("SELECT sum(x) FROM t") == 6
     assert m.one("SELECT dust_role()") == "leader"
+
+
+# A daemon without standard input, output and error, that prints all the same.
+DAEMON = """
+import os, sqlite3, sys
+lib, path, when = sys.argv[1:]
+
+def close():
+    for fd in range(3):
+        os.close(fd)
+
+def say():
+    for fd in range(3):
+        try:
+            os.write(fd, b"nobody should have to read this " * 100)
+        except OSError:
+            pass
+
+report = os.dup(1)
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(lib)
+if when == "before":
+    close()
+c = sqlite3.connect(path, isolation_level=None, timeout=20)
+c.execute("INSERT INTO t VALUES('first')")
+if when == "after":
+    close()
+for i in range(20):
+    c.execute("INSERT INTO t VALUES(hex(randomblob(20000)))")
+    c.execute("SELECT dust_checkpoint()").fetchall()
+    say()
+names = []
+for fd in range(3):
+    try:
+        names.append(os.readlink("/proc/self/fd/%d" % fd))
+    except OSError:
+        names.append("")
+ok = (set(names) <= {"", "/dev/null"} and c.execute("PRAGMA integrity_check").fetchall() == [("ok",)] and
+      c.execute("SELECT count(*) FROM t").fetchall() == [(21,)])
+os.write(report, repr((ok, names)).encode())
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_program_without_standard_streams(box, when):
+    """What it prints comes into none of dust's files, nor into its connections."""
+    a = box.member("a")
+    a.create()
+    a.sql("CREATE TABLE t(x)")
+    path = a.path
+    assert a.end() == 0
+    p = subprocess.run([PYTHON, "-B", "-c", DAEMON, LIB, path, when], stdin=subprocess.DEVNULL, capture_output=True,
+                       timeout=60 * SLOW, env=child_env())
+    assert p.returncode == 0, p.stderr
+    assert p.stdout.startswith(b"(True, "), p.stdout
+    a.restart()
+    assert a.one("SELECT count(*) FROM t") == 21
