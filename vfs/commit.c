@@ -23,12 +23,7 @@ struct commit *commit_new(size_t room)
 
 void commit_unref(struct commit *c)
 {
-    unsigned left;
-
-    pthread_mutex_lock(&c->mutex);
-    left = --c->refs;
-    pthread_mutex_unlock(&c->mutex);
-    if (left == 0) {
+    if (atomic_fetch_sub(&c->refs, 1) == 1) {
         pthread_cond_destroy(&c->cond);
         pthread_mutex_destroy(&c->mutex);
         free(c->gift);
@@ -48,8 +43,8 @@ bool commit_done(struct commit *c, int code, const char *text)
     } else {
         err_set(&c->err, code, "%s", text != NULL ? text : err_text(code));
     }
-    pthread_cond_signal(&c->cond);
     pthread_mutex_unlock(&c->mutex);
+    pthread_cond_signal(&c->cond); /* not before: who is woken would find the mutex taken */
     if (c->told != NULL) {
         c->told(c, c->told_arg);
     }

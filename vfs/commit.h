@@ -8,6 +8,7 @@
 #define DUST_VFS_COMMIT_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,7 +20,7 @@ struct store;
 struct commit {
     pthread_mutex_t mutex;
     pthread_cond_t cond;
-    unsigned refs;
+    _Atomic unsigned refs;
     bool done;
     bool abandoned; /* the waiter has given up */
     struct err err; /* code DUST_OK: agreed and visible here */
