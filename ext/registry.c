@@ -525,31 +525,39 @@ int registry_join(struct sqlite_lib *lib, const char *path, const struct start_o
 
 /* ---- leaving ---- */
 
-/* Out of the cluster, unless it is out already: it was removed by others, or by an earlier try that got no further. */
+/* Out of the cluster, unless it is out already: it was removed by others, or by an earlier try that got no further. Only
+ * one that knows itself to be the only one need not ask: whose join was cut short knows nobody, but is known. */
 static int take_out(struct hosted *h, struct err *e)
 {
     uint32_t timeout_ms = h->db->options.timeout_ms;
     struct node_member *list;
     unsigned n;
+    bool alone;
     int rv;
 
     if (node_was_removed(h->node)) {
         return DUST_OK;
     }
     rv = node_members(h->node, &list, &n, e);
-    if (rv == DUST_OK) {
-        free(list);
+    if (rv != DUST_OK) {
+        return node_was_removed(h->node) ? DUST_OK : rv;
     }
-    if (rv == DUST_OK && n > 1) {
-        rv = node_catch_up(h->node, timeout_ms, e);
-        if (rv == DUST_OK) {
-            rv = node_change(h->node, CHANGE_REMOVE, h->db->origin, timeout_ms, e);
-        }
-        if (rv == DUST_NOTFOUND) {
-            return DUST_OK;
-        }
+    alone = n == 1 && list[0].is_self;
+    free(list);
+    rv = alone ? DUST_OK : node_catch_up(h->node, timeout_ms, e);
+    if (rv == DUST_OK && !alone) {
+        rv = node_change(h->node, CHANGE_REMOVE, h->db->origin, timeout_ms, e);
     }
-    return rv != DUST_OK && node_was_removed(h->node) ? DUST_OK : rv; /* the answer came behind the news */
+    if (rv == DUST_OK || rv == DUST_NOTFOUND || node_was_removed(h->node)) {
+        return DUST_OK; /* (the answer may have come behind the news) */
+    }
+    if (n == 0) {
+        err_add(e,
+            ". Its join was cut short, and it does not know its cluster yet: try again when a majority is up; or SELECT "
+            "dust_remove(%llu) at another member, and delete %s and the database here",
+            (unsigned long long)h->db->origin, h->db->dir);
+    }
+    return rv;
 }
 
 /* Each step may fail, and is then what the next call begins with. */

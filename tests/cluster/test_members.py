@@ -157,6 +157,53 @@ def test_join_that_comes_to_a_stop(box):
     box.same_files(a, b)
 
 
+def member_file(m):
+    with open(m.path + "-dust/member") as f:
+        return f.read()
+
+
+def join_cut_short(box):
+    """A leader, and one that it has taken in, as a standby, but that was killed before anything had come."""
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(x)")
+    a.sql("INSERT INTO t SELECT randomblob(1000000) FROM (VALUES(1),(1),(1),(1),(1),(1),(1),(1),(1),(1))")
+    a.checkpoint()
+    b = box.member("b")
+    b.open(b.path)
+    b.start("sql", conn="main", sql="SELECT dust_join(?, ?, ?)", params=[b.address, a.address, box.keyfile])
+    wait_until("it is taken in", lambda: os.path.exists(b.path + "-dust/member"), 20, every=0.001)
+    b.kill9()
+    assert roles(a) == {a.address: "voter", b.address: "standby"}
+    return a, b, int(re.search(r"^id=(\d+)$", member_file(b), re.M).group(1))
+
+
+def test_leave_after_a_join_cut_short(box):
+    """It does not know its cluster, but its cluster knows it: it is removed, or stays and says what to do."""
+    a, b, number = join_cut_short(box)
+    a.freeze()
+    b.restart(open_=False)
+    b.open("file:%s?vfs=dust&timeout=500" % b.path, uri=True)
+    e = b.error("SELECT dust_leave()")
+    assert "dust_remove(%d) at another member" % number in e.text, e
+    assert os.path.exists(b.path + "-dust/member")
+    a.thaw()
+    box.leader(a, b)
+    b.one("SELECT dust_leave()", timeout=90)
+    assert not os.path.exists(b.path + "-dust")
+    assert roles(a) == {a.address: "voter"}
+    assert b.end() == 0
+    assert plain(b.path, "SELECT count(*) FROM t") == [(10,)]
+
+
+def test_leave_at_once_after_a_join_cut_short(box):
+    """The call is there before the leader has been heard."""
+    a, b, _ = join_cut_short(box)
+    b.restart()
+    b.one("SELECT dust_leave()", timeout=90)
+    assert not os.path.exists(b.path + "-dust")
+    assert roles(a) == {a.address: "voter"}
+
+
 def test_remove_a_leader_that_cannot_hand_over(box):
     """It is removed, or the answer is an error; not done means not said to be done."""
     a, b = box.cluster(2)
