@@ -112,6 +112,9 @@ static int fill_status(struct hosted *h, const struct cell *args, struct rows *r
     status_text(r, "address", v.address);
     status_text(r, "key", v.key);
     status_text(r, "role", v.role);
+    if (v.promotion_due) {
+        status_text(r, "promotion", "due: it asks to be made the voter that it joined as");
+    }
     status_int(r, "leader_id", v.leader_id);
     status_text(r, "leader", v.leader);
     status_int(r, "ready", v.ready);

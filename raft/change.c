@@ -93,6 +93,31 @@ bool change_begin(struct node *n, struct asker *a, int what, raft_id subject)
     return true;
 }
 
+/* A member whose join was cut short asks to be promoted when it is back (join.c). If it was demoted since, that is what
+ * holds. It is a standby already, perhaps, and down: no log tells it, so the leader remembers, as long as it leads or
+ * leads again in this process. */
+static bool was_demoted(const struct node *n, raft_id id)
+{
+    for (unsigned i = 0; i < MAX_MEMBERS; i++) {
+        if (n->change.demoted[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void remember_demoted(struct node *n, raft_id id, bool demoted)
+{
+    struct change *c = &n->change;
+
+    for (unsigned i = 0; i < MAX_MEMBERS && !demoted; i++) {
+        c->demoted[i] = c->demoted[i] == id ? 0 : c->demoted[i];
+    }
+    if (demoted && !was_demoted(n, id)) {
+        c->demoted[c->n_demoted++ % MAX_MEMBERS] = id;
+    }
+}
+
 void change_lead(struct node *n, struct asker *a, int what, raft_id id)
 {
     struct change *c = &n->change;
@@ -115,6 +140,9 @@ void change_lead(struct node *n, struct asker *a, int what, raft_id id)
         snprintf(text, sizeof text, "there is no member %llu in this cluster", (unsigned long long)id);
         ask_answer(n, a, NOTE_CHANGE_REPLY, NULL, DUST_NOTFOUND, text);
         return;
+    }
+    if (what == CHANGE_PROMOTE || what == CHANGE_DEMOTE) {
+        remember_demoted(n, id, what == CHANGE_DEMOTE);
     }
     if ((what == CHANGE_PROMOTE && s->role == RAFT_VOTER) || (what == CHANGE_DEMOTE && s->role == RAFT_STANDBY) ||
         (what == CHANGE_TRANSFER && id == n->self.id)) {
@@ -163,7 +191,9 @@ void change_received(struct node *n, const struct wire_head *from, const struct 
 {
     struct asker a = asker_of(from, note);
 
-    if (node_is_leader(n)) {
+    if (node_is_leader(n) && note->num[0] == CHANGE_PROMOTE && note->num[2] != 0 && was_demoted(n, note->num[1])) {
+        ask_answer(n, &a, NOTE_CHANGE_REPLY, NULL, DUST_REFUSED, "it was demoted on purpose");
+    } else if (node_is_leader(n)) {
         change_lead(n, &a, (int)note->num[0], note->num[1]);
     } else {
         ask_answer(n, &a, NOTE_CHANGE_REPLY, NULL, DUST_AGAIN, "not the leader any more");

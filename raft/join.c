@@ -9,7 +9,10 @@
  *   joiner: asking ──JOIN_REPLY──▶ empty standby ──pages and log──▶ caught up ──CHANGE promote──▶ voter: up
  *              │                                │ nothing has come for join_stall_ms
  *              └──join_timeout_ms, or a final───┴─▶ failed, and nothing is left behind
- *                 refusal */
+ *                 refusal
+ *
+ * A joiner whose process ends on the way, once it has its `member` file, is a member: it resumes as an empty standby, and
+ * the file says whether it is still to ask to be made a voter, and from which index on. */
 #include <stdio.h>
 #include <string.h>
 
@@ -166,6 +169,7 @@ void join_reply_received(struct node *n, const struct note *note)
     n->db->origin = n->self.id;
     n->db->page_size = n->self.page_size;
     j->join_index = note->num[2];
+    n->self.promotion = n->opt.standby ? 0 : j->join_index != 0 ? j->join_index : 1;
     rv = store_format(n->db->store, n->self.page_size, &(struct vid){{0}}, 0, 0, &e);
     if (rv == DUST_OK) {
         rv = member_save(n->db->dir, &n->self, &e);
@@ -177,7 +181,6 @@ void join_reply_received(struct node *n, const struct note *note)
         node_fail(n, &e);
         return;
     }
-    j->promoting = !n->opt.standby;
     j->joined_ms = node_now(n);
 }
 
@@ -236,22 +239,48 @@ void join_tick(struct node *n)
     }
 }
 
-/* Taken in, and to be a voter: ask for it until it is so. */
+/* ---- to be a voter ---- */
+
+/* It is a voter, or is to be none: the file says so before anything else may happen to its role. If it cannot be written,
+ * this is tried again. */
+static void promotion_over(struct node *n, enum member_role role)
+{
+    struct member self = n->self;
+
+    self.promotion = 0;
+    self.role = role;
+    if (member_save(n->db->dir, &self, NULL) == DUST_OK) {
+        n->self = self;
+    }
+}
+
+/* Taken in, and to be a voter: ask for it until it is so, in this start of the member or in a later one. Once it has been
+ * one it does not ask any more, so that it stays what it is made then. */
 void join_promote_tick(struct node *n)
 {
     const struct raft_server *self = inside_server(&n->raft, n->self.id);
-    struct note note = {.kind = NOTE_CHANGE, .num = {CHANGE_PROMOTE, n->self.id}};
-    struct join *j = &n->join;
+    struct note note = {.kind = NOTE_CHANGE, .num = {CHANGE_PROMOTE, n->self.id, 1}};
     const char *address;
     raft_id leader;
 
-    if (!j->promoting || !n->running || n->ticks % (PROMOTE_REPEAT_MS / TICK_MS) != 0 || self == NULL) {
+    if (n->self.promotion == 0 || !n->running || n->ticks % (PROMOTE_REPEAT_MS / TICK_MS) != 0 || self == NULL) {
         return;
     }
     leader = node_leader(n, &address);
     if (self->role == RAFT_VOTER) {
-        j->promoting = false;
-    } else if (leader != 0 && n->raft.last_applied >= j->join_index) {
+        if (n->raft.commit_index >= n->raft.configuration_uncommitted_index) {
+            promotion_over(n, MEMBER_VOTER);
+        }
+    } else if (leader != 0 && n->raft.last_applied >= n->self.promotion) {
         send_note(n, address, leader, &note);
+    }
+}
+
+/* Only one answer is news: that it was demoted meanwhile. */
+void join_promote_answered(struct node *n, const struct note *note)
+{
+    if (n->running && n->self.promotion != 0 && note->code == DUST_REFUSED) {
+        n->opt.standby = true; /* what join_tick waits for, if the join is still under way */
+        promotion_over(n, MEMBER_STANDBY);
     }
 }

@@ -9,6 +9,8 @@
  *     bind=<address>                   where it listens
  *     page_size=<number>               of the database, in bytes
  *     role=voter                       or standby
+ *     promotion=<number>               optional, of a voter: it has not been made one since it joined, and asks for it
+ *                                      once it has applied the entry of this index, not 0
  *     starts=<number>                  optional: how often this member has been started, from 1, 32 bits
  *     seen=<id>:<number>[:<nonce>]     at most 32 times: how often another member has been started, from 1, and the last one's
  *                                      nonce, from 1
@@ -39,7 +41,7 @@
 #include "raft/smallfile.h"
 
 #define FORMAT 1
-#define FILE_MAX 4096 /* bytes; member_save writes less than 2700 */
+#define FILE_MAX 4096 /* bytes; member_save writes less than 2800 */
 #define QUOTE_MAX 80
 
 /* ---- addresses ---- */
@@ -183,7 +185,7 @@ static bool member_valid(const struct member *m)
     return !vid_none(&m->cluster) && m->id != 0 && address_canonical(m->address, true) &&
            address_canonical(m->bind, false) && m->page_size >= 512 && m->page_size <= 65536 &&
            (m->page_size & (m->page_size - 1)) == 0 &&
-           (m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY) && seen_valid(m) &&
+           (m->role == MEMBER_VOTER || (m->role == MEMBER_STANDBY && m->promotion == 0)) && seen_valid(m) &&
            (m->file_index == 0 || !vid_none(&m->file_version)) &&
            (m->prior_index == 0 || !vid_none(&m->prior_version)) &&
            (vid_none(&m->prior_version) || !vid_none(&m->file_version));
@@ -209,6 +211,9 @@ static size_t member_print(const struct member *m, char text[FILE_MAX])
         "format=%d\ncluster=%s\nid=%" PRIu64 "\naddress=%s\nbind=%s\npage_size=%u\nrole=%s\n",
         FORMAT, vid_hex(&m->cluster, hex), m->id, m->address, m->bind, m->page_size,
         m->role == MEMBER_VOTER ? "voter" : "standby");
+    if (m->promotion != 0) {
+        n += snprintf(text + n, FILE_MAX - (size_t)n, "promotion=%" PRIu64 "\n", m->promotion);
+    }
     if (m->starts != 0) {
         n += snprintf(text + n, FILE_MAX - (size_t)n, "starts=%" PRIu32 "\n", m->starts);
     }
@@ -357,6 +362,9 @@ static bool parse_lines(char *p, struct member *m)
         return false;
     }
     m->role = role[0] == 'v' ? MEMBER_VOTER : MEMBER_STANDBY;
+    if (strncmp(p, "promotion=", 10) == 0 && (!take_number(&p, "promotion", &m->promotion) || m->promotion == 0)) {
+        return false;
+    }
     if (!take_starts(&p, m)) {
         return false;
     }

@@ -44,6 +44,7 @@ struct member {
     char bind[ADDRESS_TEXT_MAX];    /* where it listens; canonical */
     uint32_t page_size;             /* of the database, bytes: a power of two, 512 to 65536 */
     enum member_role role; /* as it was asked for at the start; the cluster's configuration is what counts */
+    uint64_t promotion;    /* it is still to become the voter that it joined as, once it has applied this; 0: not so */
     uint32_t starts;         /* how often it has been started; 0: by a dust that did not count */
     unsigned n_seen;         /* at most MEMBER_SEEN_MAX */
     struct {

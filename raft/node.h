@@ -54,6 +54,7 @@ struct node_view {
     char address[ADDRESS_TEXT_MAX], leader[ADDRESS_TEXT_MAX];
     const char *role; /* leader, follower, candidate, standby, joining, recovering, stopped, failed */
     bool ready;       /* a leader is known and takes transactions */
+    bool promotion_due; /* a standby as yet, that asks to be made the voter that it joined as */
     uint64_t turn_holder;
     unsigned in_flight;
     uint64_t log_bytes, snapshot_index;

@@ -175,6 +175,8 @@ struct change {
     struct asker asker;
     struct raft_change req;
     struct raft_transfer transfer;
+    raft_id demoted[MAX_MEMBERS]; /* as we were asked, the last ones: their own joins do not promote them any more */
+    unsigned n_demoted;
 };
 
 /* ---- join.c ---- */
@@ -197,7 +199,6 @@ struct join {
     uint32_t seen_page;
     struct err join_err;   /* the last refusal, for the message when time is up */
     raft_index join_index; /* what was committed when we were taken in */
-    bool promoting;        /* taken in, and to become a voter */
 };
 
 /* ---- transfer.c, give.c: pages for a member that is too far behind ---- */
@@ -316,7 +317,7 @@ enum note_kind {
     NOTE_TURN_WISH,   /* see grant.c */
     NOTE_JOIN,        /* text = address of the joiner, num0 and req = its boot nonce, num1 = standby */
     NOTE_JOIN_REPLY,  /* code, text = reason; num0 id, num1 page size, data = cluster id */
-    NOTE_CHANGE,      /* num0 what, num1 member */
+    NOTE_CHANGE,      /* num0 what, num1 member; num2: nobody asked for it, a join does, and req is 0 */
     NOTE_CHANGE_REPLY, /* code, text */
     NOTE_FETCH,       /* see fetch.c */
     NOTE_FETCH_REPLY,
@@ -450,6 +451,7 @@ void join_received(struct node *n, const struct note *note);
 void join_reply_received(struct node *n, const struct note *note);
 void join_tick(struct node *n);         /* while joining */
 void join_promote_tick(struct node *n); /* always */
+void join_promote_answered(struct node *n, const struct note *note);
 
 /* roll.c */
 bool roll_call(struct node *n, const struct wire_head *h);       /* a message has come: false: its sender is a copy */

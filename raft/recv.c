@@ -47,7 +47,11 @@ static void note_received(struct node *n, const struct wire_head *h, const struc
         read_received(n, h, note);
         break;
     case NOTE_CHANGE_REPLY:
-        ask_reply_received(n, note);
+        if (note->req == 0) {
+            join_promote_answered(n, note);
+        } else {
+            ask_reply_received(n, note);
+        }
         break;
     case NOTE_REMOVED:
         change_removed(n, h->from);

@@ -66,6 +66,7 @@ static void view_run(struct node *n, struct job *job)
     v->id = n->self.id;
     snprintf(v->address, sizeof v->address, "%s", n->address);
     v->role = role_of(n);
+    v->promotion_due = n->self.promotion != 0;
     key_names(n, v->key);
     v->failure = n->failure;
     v->in_flight = atomic_load(&n->submit.count);

@@ -204,6 +204,44 @@ def test_leave_at_once_after_a_join_cut_short(box):
     assert roles(a) == {a.address: "voter"}
 
 
+def test_join_cut_short_goes_on(box):
+    """Opened again it becomes the voter that it was to be; and then what it is made."""
+    a, b, number = join_cut_short(box)
+    a.freeze()
+    b.restart(open_=False)
+    b.open("file:%s?vfs=dust&consistency=stale" % b.path, uri=True)
+    assert b.status()["promotion"].startswith("due")
+    a.thaw()
+    b.close()
+    b.again()
+    wait_until("b is a voter", lambda: roles(a)[b.address] == "voter" == roles(b).get(b.address), 30)
+    wait_until("b has noted it", lambda: "promotion=" not in member_file(b), 20)
+    assert "promotion" not in b.status()
+    b.sql("INSERT INTO t VALUES('b')")
+    a.one("SELECT dust_demote(?)", number)
+    wait_until("b knows", lambda: roles(b)[b.address] == "standby", 20)
+    b.kill9()
+    b.restart()
+    assert "promotion" not in b.status()
+    b.sql("INSERT INTO t VALUES('b')")
+    box.settle(a, b)
+    assert roles(a)[b.address] == "standby"
+
+
+def test_join_cut_short_and_demoted(box):
+    """While it is down, and a standby already: it does not promote itself, and can be promoted."""
+    a, b, number = join_cut_short(box)
+    a.one("SELECT dust_demote(?)", number)
+    b.restart()
+    wait_until("b has noted it", lambda: "role=standby" in member_file(b), 30)
+    assert "promotion=" not in member_file(b)
+    box.settle(a, b)
+    assert roles(a)[b.address] == "standby"
+    a.one("SELECT dust_promote(?)", number)
+    wait_until("b is a voter", lambda: roles(a)[b.address] == "voter" == roles(b)[b.address], 20)
+    box.same_files(a, b)
+
+
 def test_remove_a_leader_that_cannot_hand_over(box):
     """It is removed, or the answer is an error; not done means not said to be done."""
     a, b = box.cluster(2)

@@ -52,7 +52,7 @@ static void check_member(const struct member *m)
     check(!vid_none(&m->cluster) && m->id != 0);
     check(canonical(m->address, true) && canonical(m->bind, false));
     check(m->page_size >= 512 && m->page_size <= 65536 && (m->page_size & (m->page_size - 1)) == 0);
-    check(m->role == MEMBER_VOTER || m->role == MEMBER_STANDBY);
+    check(m->role == MEMBER_VOTER || (m->role == MEMBER_STANDBY && m->promotion == 0));
     check(m->file_index == 0 || !vid_none(&m->file_version));
     check(m->prior_index == 0 || !vid_none(&m->prior_version));
     check(vid_none(&m->prior_version) || !vid_none(&m->file_version));
@@ -76,6 +76,7 @@ static bool same_member(const struct member *a, const struct member *b)
 {
     return vid_equal(&a->cluster, &b->cluster) && a->id == b->id && strcmp(a->address, b->address) == 0 &&
            strcmp(a->bind, b->bind) == 0 && a->page_size == b->page_size && a->role == b->role &&
+           a->promotion == b->promotion &&
            vid_equal(&a->file_version, &b->file_version) && a->file_index == b->file_index &&
            vid_equal(&a->prior_version, &b->prior_version) && a->prior_index == b->prior_index && a->refused == b->refused &&
            same_starts(a, b);

@@ -247,6 +247,7 @@ static void member_seeds(void)
     snprintf(path, sizeof path, "%s/member", dir);
     for (unsigned i = 0; i < 3; i++) {
         m.role = i == 1 ? MEMBER_STANDBY : MEMBER_VOTER;
+        m.promotion = i == 2 ? 33 : 0;
         m.file_version.b[3] = (uint8_t)i;
         m.file_index = i * 1000;
         m.prior_version.b[5] = i == 2;

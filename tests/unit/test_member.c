@@ -201,6 +201,7 @@ static void test_save_load(void **state)
     umask(0777);
     assert_true(vid_parse(&m.file_version, "ffeeddccbbaa99887766554433221100"));
     m.role = MEMBER_VOTER;
+    m.promotion = 81;
     m.page_size = 512;
     m.id = 1;
     m.starts = 17;
@@ -223,6 +224,7 @@ static void test_save_load(void **state)
         m.prior_index = 44;
         assert_int_equal(m.refused, got.refused);
         m.refused = true;
+        assert_int_equal(got.promotion, 81);
         assert_int_equal(got.starts, 17);
         assert_int_equal(got.n_seen, 2);
         assert_memory_equal(m.seen, got.seen, 2 * sizeof m.seen[0]);
@@ -232,7 +234,7 @@ static void test_save_load(void **state)
     text[get(text, sizeof text - 1)] = '\0';
     assert_non_null(
         strstr(text, "\nformat=1\ncluster=00112233445566778899aabbccddeeff\nid=1\naddress=10.0.0.1:4001\n"
-                     "bind=[::]:4001\npage_size=512\nrole=voter\n"
+                     "bind=[::]:4001\npage_size=512\nrole=voter\npromotion=81\n"
                      "starts=17\nseen=5:1\nseen=18446744073709551615:4294967295:4294967295\nrefused=copy\n"
                      "file_version=ffeeddccbbaa99887766554433221100\nfile_index=12345678901234567\n"
                      "prior_version=0123456789abcdef0123456789abcdef\nprior_index=44\n"
@@ -320,6 +322,9 @@ static void test_forged(void **state)
         {"page_size=4096", "page_size=4294971392"},
         {"role=voter", "role=king"},
         {"role=voter\n", "role=voter\nextra=1\n"},
+        {"role=voter\n", "role=voter\npromotion=0\n"},
+        {"role=voter\n", "role=standby\npromotion=3\n"},
+        {"role=voter\n", "role=voter\nstarts=1\npromotion=3\n"},
         {"role=voter\n", "role=voter\nstarts=0\n"},
         {"role=voter\n", "role=voter\nstarts=4294967296\n"},
         {"role=voter\n", "role=voter\nseen=5\n"},
