@@ -302,13 +302,19 @@ static int rewind_incoming(void *ctx, struct err *e)
     return DUST_OK;
 }
 
+static int incoming_in_place(void *ctx, struct err *e)
+{
+    return database_in_place(((struct node *)ctx)->db, e);
+}
+
 /* In the thread pool. */
 static void fold_incoming(uv_work_t *work)
 {
     struct node *n = work->data;
     struct transfer *t = n->transfer;
     struct fold_source src = {.ctx = n, .page_size = n->db->page_size, .n_pages_after = t->head.n_pages,
-        .id = t->head.id, .marked = true, .repeat_ok = true, .next = next_incoming, .rewind = rewind_incoming};
+        .id = t->head.id, .marked = true, .repeat_ok = true, .next = next_incoming, .rewind = rewind_incoming,
+        .in_place = incoming_in_place};
     struct head_info base;
     struct err e;
 

@@ -29,6 +29,8 @@
  * The journal is not removed before the database, as it is to be, is flushed. The lock-byte page is neither
  * saved nor written: a record with its number would end SQLite's playback.
  *
+ * That the file is still under its name is asked before 1 and before 9.
+ *
  * When something fails: before 7, the journal is emptied and removed; should that fail as well, it stays as a
  * hot journal that changes nothing. From 7 to 9, the journal is played back here, under X; should that fail,
  * it stays behind whole, and the next one to open the file plays it back. Then the locks are dropped.
@@ -445,6 +447,12 @@ static void undo(struct folding *f, struct err *e)
     }
 }
 
+/* A journal goes by the name of the database: beside another file it would be taken for that one's. */
+static int in_place(const struct folding *f, struct err *e)
+{
+    return f->src->in_place != NULL ? f->src->in_place(f->src->ctx, e) : DUST_OK;
+}
+
 /* Steps 6 to 9, with the journal finished. */
 static int change(struct folding *f, struct err *e)
 {
@@ -461,6 +469,9 @@ static int change(struct folding *f, struct err *e)
         src->before_write(src->ctx);
     }
     rv = write_all(f, e);
+    if (rv == DUST_OK) {
+        rv = in_place(f, e);
+    }
     if (rv != DUST_OK) {
         undo(f, e);
         return rv;
@@ -493,7 +504,10 @@ int checkpoint_fold(
         rv = err_set(e, DUST_NOMEM, "out of memory for a checkpoint of %s", path);
         goto out;
     }
-    rv = pair_lock(&f.p, SQLITE_LOCK_SHARED, e);
+    rv = in_place(&f, e);
+    if (rv == DUST_OK) {
+        rv = pair_lock(&f.p, SQLITE_LOCK_SHARED, e);
+    }
     if (rv == DUST_OK) {
         rv = pair_settle(&f.p, e);
     }

@@ -63,6 +63,10 @@ struct fold_source {
      * first byte of the database changes. */
     void (*before_write)(void *ctx);
 
+    /* Optional: is `path` still the name of the file behind db? Asked before anything is looked at, and when the new
+     * pages are flushed, before the journal is removed. If not, the fold is undone. Returns DUST_OK or a code with *e. */
+    int (*in_place)(void *ctx, struct err *e);
+
     /* Optional: readers hold up the EXCLUSIVE lock (no new ones can come) and it was tried `tries` (>= 1)
      * times. Returns true to try again, after a wait of its own making, false to give up with DUST_BUSY.
      * NULL: give up. */

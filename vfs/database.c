@@ -60,6 +60,7 @@ int database_prepare(
     if (rv != DUST_OK) {
         goto fail;
     }
+    place_note_fd(&db->host_place, db->lock.fd);
     report_init(&db->report);
     turn_init(&db->turn, opt->turn_timeout_ms, turn_changed, db);
     db->turn.waits = &db->metrics.times[TIMING_TURN];
@@ -100,12 +101,14 @@ static void close_file(struct database *db)
         }
         free(db->file);
         db->file = NULL;
+        db->app_place.known = false;
     }
 }
 
 void database_unhost(struct database *db)
 {
     close_file(db);
+    db->raft_place.known = false;
     sums_close(db->sums);
     db->sums = NULL;
     store_close(db->store);
@@ -199,6 +202,7 @@ int database_open_file(struct database *db, struct database_content *out, struct
     if ((flags & SQLITE_OPEN_READONLY) != 0) {
         return err_set(e, DUST_REFUSED, "%s is read-only for this user: a member has to be able to write it", db->path);
     }
+    place_note(&db->app_place, db->path);
     memset(out, 0, sizeof *out);
     if (db->file->pMethods->xFileSize(db->file, &size) != SQLITE_OK) {
         return err_set(e, DUST_IO, "cannot learn the size of %s", db->path);
@@ -434,6 +438,11 @@ static bool wait_for_readers(void *ctx, int tries)
     return true;
 }
 
+static int pages_in_place(void *ctx, struct err *e)
+{
+    return database_in_place(((struct folding *)ctx)->db, e);
+}
+
 /* A crash may find app.db at the new version at once: the log on disk has to lead there before. */
 int database_checkpoint(struct database *db, struct head_info *at, struct err *e)
 {
@@ -442,13 +451,18 @@ int database_checkpoint(struct database *db, struct head_info *at, struct err *e
     struct folding f = {.db = db, .fold = &fold};
     uint64_t begun_us = clock_us();
     struct fold_source src = {.ctx = &f, .marked = true, .next = next_page, .rewind = rewind_pages,
-        .busy = wait_for_readers};
+        .in_place = pages_in_place, .busy = wait_for_readers};
     int rv;
 
     pthread_mutex_lock(&db->fold_mutex);
     if (db->held || db->held_for_old) {
         rv = err_set(e, DUST_BUSY, db->held ? "this member is receiving the database from another one"
                                             : "what the process had that hosted this member before is still being read");
+        goto unlock;
+    }
+    rv = database_in_place(db, e); /* before anything is done; and by checkpoint_fold, before it is declared done */
+    if (rv != DUST_OK) {
+        metrics_add(&db->metrics, METRIC_CHECKPOINT_FAILURES, 1);
         goto unlock;
     }
     rv = store_fold_begin(db->store, &fold, e);
@@ -506,6 +520,7 @@ bool database_hold(struct database *db, bool hold)
 /* ---- the marks by themselves ---- */
 
 struct first_page {
+    struct database *db;
     uint8_t *page; /* NULL: no page is changed */
     bool given;
 };
@@ -528,11 +543,16 @@ static int rewind_first(void *ctx, struct err *e)
     return DUST_OK;
 }
 
+static int first_in_place(void *ctx, struct err *e)
+{
+    return database_in_place(((struct first_page *)ctx)->db, e);
+}
+
 static int fold_marks(
     struct database *db, struct first_page *f, bool marked, const struct vid *id, uint32_t n_pages, struct err *e)
 {
     struct fold_source src = {.ctx = f, .page_size = db->page_size, .n_pages_after = n_pages, .id = *id,
-        .marked = marked, .next = next_first, .rewind = rewind_first, .busy = wait_for_readers};
+        .marked = marked, .next = next_first, .rewind = rewind_first, .in_place = first_in_place, .busy = wait_for_readers};
     int rv;
 
     pthread_mutex_lock(&db->fold_mutex);
@@ -549,7 +569,7 @@ static int fold_marks(
 
 int database_begin(struct database *db, const struct vid *id, uint32_t n_pages, struct err *e)
 {
-    struct first_page f = {.page = malloc(db->page_size)};
+    struct first_page f = {.db = db, .page = malloc(db->page_size)};
     int rv;
 
     if (f.page == NULL) {
@@ -568,7 +588,7 @@ int database_begin(struct database *db, const struct vid *id, uint32_t n_pages, 
 
 int database_end(struct database *db, struct err *e)
 {
-    struct first_page none = {0};
+    struct first_page none = {.db = db};
     struct head_info head;
 
     store_agreed(db->store, &head);

@@ -13,6 +13,7 @@
 #include "vfs/checkpoint.h"
 #include "vfs/hostlock.h"
 #include "vfs/metrics.h"
+#include "vfs/place.h"
 #include "vfs/report.h"
 #include "vfs/replicator.h"
 #include "vfs/store.h"
@@ -47,6 +48,7 @@ struct database {
     struct metrics metrics;
     sqlite3_vfs *base;  /* the VFS underneath, of the SQLite copy that opened the member first */
     sqlite3_file *file; /* our own handle, for checkpoints and for reading pages of app.db */
+    struct file_place app_place, host_place, raft_place; /* of app.db, and of two things in the folder */
     pthread_mutex_t fold_mutex; /* one fold at a time */
     struct sums *sums;          /* of the pages of app.db; NULL: not checked */
     _Atomic uint32_t damaged;   /* a page that was found damaged, 0: none since the last repair */
@@ -84,6 +86,11 @@ struct database_content {
 };
 int database_open_file(struct database *db, struct database_content *out, struct err *e);
 
+/* Are app.db and the folder, as they are open here, still under their names? DUST_MOVED, with what to do. Blocking; any
+ * thread (place.c). */
+int database_in_place(struct database *db, struct err *e);
+int database_file_in_place(struct database *db, struct err *e); /* only app.db */
+
 /* Close and free everything. No file may be open on it. NULL is fine. */
 void database_free(struct database *db);
 
@@ -111,7 +118,8 @@ void database_found_damage(struct database *db, uint32_t pgno, const char *where
 /* Somebody says that this page is damaged: look, and if it is, database_found_damage. */
 void database_look_for_damage(struct database *db, uint32_t pgno);
 
-/* Bring app.db to the newest agreed version. DUST_BUSY: a plain reader is in the way. Blocking; any thread but the
+/* Bring app.db to the newest agreed version. DUST_BUSY: a plain reader is in the way. DUST_MOVED: app.db or the folder is
+ * not under its name any more, and nothing was changed; then the log must not be cut. Blocking; any thread but the
  * loop's. *at (may be NULL): the version app.db is at afterwards. */
 int database_checkpoint(struct database *db, struct head_info *at, struct err *e);
 

@@ -26,7 +26,8 @@
     X(NOTFOUND, "no such thing")                                                                             \
     X(TOOBIG, "over a limit")                                                                                \
     X(CLOSED, "shutting down")                                                                               \
-    X(AGAIN, "not now, try again")
+    X(AGAIN, "not now, try again")                                                                           \
+    X(MOVED, "a file is not in its place any more")
 
 enum dust_code {
     DUST_OK = 0,

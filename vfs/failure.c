@@ -32,6 +32,8 @@ int sqlite_code(int code)
     case DUST_REFUSED:
     case DUST_CLOSED:
         return SQLITE_READONLY;
+    case DUST_MOVED:
+        return SQLITE_READONLY_DBMOVED;
     case DUST_TOOBIG:
         return SQLITE_TOOBIG;
     default:

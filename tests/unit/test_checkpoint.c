@@ -218,6 +218,7 @@ struct images {
     bool without_page1;
     bool (*on_busy)(void *arg);
     void *busy_arg;
+    int n_places, moved_at; /* how often it was asked; when the answer is that the file is another one */
     uint8_t page[65536]; /* handed out, and spoilt at the next call */
 };
 
@@ -277,6 +278,13 @@ static bool images_busy(void *ctx, int tries)
     return tries < 3 && im->on_busy != NULL && im->on_busy(im->busy_arg);
 }
 
+static int images_in_place(void *ctx, struct err *e)
+{
+    struct images *im = ctx;
+
+    return ++im->n_places == im->moved_at ? err_set(e, DUST_MOVED, "moved away") : DUST_OK;
+}
+
 static struct images *images_new(const struct bytes *from, const struct bytes *to, const struct vid *id)
 {
     struct images *im = calloc(1, sizeof *im);
@@ -291,6 +299,7 @@ static struct images *images_new(const struct bytes *from, const struct bytes *t
         .next = images_next,
         .rewind = images_rewind,
         .before_write = images_before,
+        .in_place = images_in_place,
         .busy = images_busy};
     if (id != NULL) {
         im->src.id = *id;
@@ -1665,6 +1674,36 @@ static void test_fold_settles(void **state)
     free(new.b);
 }
 
+/* A file that is not under its name any more is left, or put back, as it was; and no journal is left beside whatever is
+ * under that name. */
+static void test_moved_away(void **state)
+{
+    const char *path = in_dir("moved.db");
+    struct vid id = id_of(7);
+    struct bytes old = make_db(4096, 300), new = change_db(&old, GROW);
+
+    (void)state;
+    for (int at = 1; at <= 2; at++) {
+        struct images *im = images_new(&old, &new, &id);
+        struct err e = {0};
+
+        spill(path, &old);
+        im->moved_at = at;
+        assert_int_equal(fold_real(path, im, &e), DUST_MOVED);
+        assert_string_equal(e.text, "moved away");
+        assert_int_equal(im->n_before, at - 1);
+        assert_content(path, &old);
+        im->moved_at = 0;
+        im->pos = 0;
+        im->n_rewinds = 0;
+        assert_int_equal(fold_real(path, im, &e), DUST_OK);
+        unlink(path);
+        free(im);
+    }
+    free(old.b);
+    free(new.b);
+}
+
 /* ---- processes ---- */
 
 /* Two contents of a file, folded to and fro. Each fold is a version of its own: the counter goes up. */
@@ -1845,6 +1884,7 @@ int main(void)
         cmocka_unit_test(test_journals_of_sqlite),
         cmocka_unit_test(test_recover_oddities),
         cmocka_unit_test(test_fold_settles),
+        cmocka_unit_test(test_moved_away),
         cmocka_unit_test(test_readers_meanwhile),
         cmocka_unit_test(test_killed),
         cmocka_unit_test(test_crashes),

@@ -274,6 +274,44 @@ static void test_a_checkpoint_waits_for_the_log(void **state)
     assert_int_equal(store_wait_durable(db->store, &(struct head_info){.index = 5, .id = id}, 0), DUST_OK);
 }
 
+static void rename_file(const char *from, const char *to)
+{
+    assert_int_equal(rename(from, to), 0);
+}
+
+/* What is folded into a file without the name is found by nobody. Another name that leads to it is as good. */
+static void test_nothing_is_folded_into_a_file_that_was_moved(void **state)
+{
+    struct vid first = an_id(9);
+    struct err e = {0};
+    char aside[128], host[128], host_aside[128];
+
+    (void)state;
+    snprintf(aside, sizeof aside, "%s.aside", path);
+    snprintf(host, sizeof host, "%s-dust/host", path);
+    snprintf(host_aside, sizeof host_aside, "%s-dust/host.aside", path);
+    plain("CREATE TABLE t(x)");
+    open_it();
+    assert_int_equal(database_begin(db, &first, content.n_pages, &e), DUST_OK);
+    assert_int_equal(store_format(db->store, content.page_size, &first, 0, content.n_pages, &e), DUST_OK);
+    agree_on_new_page1();
+    rename_file(path, aside);
+    assert_int_equal(database_checkpoint(db, NULL, &e), DUST_MOVED);
+    assert_non_null(strstr(e.text, path));
+    plain("CREATE TABLE another(x)"); /* in its place */
+    assert_int_equal(database_checkpoint(db, NULL, &e), DUST_MOVED);
+    rename_file(aside, path);
+    rename_file(host, host_aside);
+    assert_int_equal(database_checkpoint(db, NULL, &e), DUST_MOVED);
+    assert_non_null(strstr(e.text, db->dir));
+    rename_file(host_aside, host);
+    assert_int_equal(plain_int("PRAGMA user_version"), 0);
+    rename_file(path, aside);
+    assert_int_equal(symlink(aside, path), 0);
+    assert_int_equal(database_checkpoint(db, NULL, &e), DUST_OK);
+    assert_int_equal(plain_int("PRAGMA user_version"), 77);
+}
+
 static void test_what_it_is_when_opened_again(void **state)
 {
     struct vid first = an_id(9), id;
@@ -304,6 +342,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_begin_and_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_checkpoint_brings_the_file_to_the_version, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_checkpoint_waits_for_the_log, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_nothing_is_folded_into_a_file_that_was_moved, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_it_is_when_opened_again, set_up, tear_down),
     };
 
