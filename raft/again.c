@@ -14,6 +14,8 @@
  * unknown when their time is up. Every now and then a file larger than one of the log is written beside the log and
  * removed, in the thread pool; if that works, the instance is started, and if that fails too, it waits again.
  *
+ * So it is, too, when app.db or the folder was moved away (away.c): what is looked at first is whether they are back.
+ *
  * What was applied stays applied: entries up to there are skipped when the log is read again (fsm_restart). A member
  * that stopped has promised nothing that it does not keep (guard.h), so it may come back at any time. */
 #include <errno.h>
@@ -57,18 +59,30 @@ void again_now(struct node *n)
     close_instance(n);
 }
 
-void again_later(struct node *n, const struct err *e)
+/* What writers get. */
+static int refusal(const struct err *e)
 {
-    struct again *a = &n->again;
-    int code = n->io.write_code != 0 ? n->io.write_code : e->code == DUST_FULL ? DUST_FULL : DUST_IO;
-    uint64_t wait = (uint64_t)LOOK_FIRST_MS << (a->tries < 5 ? a->tries : 5);
+    return e->code == DUST_FULL || e->code == DUST_MOVED ? e->code : DUST_IO;
+}
 
-    report_err(&n->db->report, e);
+/* Why it waits, for dust_status. */
+static void set_failure(struct node *n, const struct err *e)
+{
     pthread_mutex_lock(&n->mutex);
     if (n->state != NODE_FAILED) {
         n->failure = *e;
     }
     pthread_mutex_unlock(&n->mutex);
+}
+
+void again_later(struct node *n, const struct err *e)
+{
+    struct again *a = &n->again;
+    int code = n->io.write_code != 0 ? n->io.write_code : refusal(e);
+    uint64_t wait = (uint64_t)LOOK_FIRST_MS << (a->tries < 5 ? a->tries : 5);
+
+    report_err(&n->db->report, e);
+    set_failure(n, e);
     turn_refuse(&n->db->turn, code);
     a->waiting = true;
     a->tries++;
@@ -76,7 +90,7 @@ void again_later(struct node *n, const struct err *e)
     close_instance(n);
 }
 
-/* In the thread pool: is the disk well, and has it space for another file of the log? */
+/* In the thread pool: is all in its place, is the disk well, and has it space for another file of the log? */
 static void probe_run(uv_work_t *work)
 {
     struct node *n = work->data;
@@ -85,6 +99,9 @@ static void probe_run(uv_work_t *work)
     int fd, rv;
 
     e->code = DUST_OK;
+    if (database_in_place(n->db, e) != DUST_OK) {
+        return;
+    }
     snprintf(path, sizeof path, "%s/probe", n->db->dir);
     fd = fd_high(open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (fd < 0) {
@@ -118,7 +135,10 @@ static void probe_done(uv_work_t *work, int status)
         close_instance(n); /* this loop ends, the next one has an instance */
         return;
     }
-    turn_refuse(&n->db->turn, a->result.code == DUST_FULL ? DUST_FULL : DUST_IO);
+    if (a->result.code == DUST_MOVED) { /* that may be why the disk seemed to fail */
+        set_failure(n, &a->result);
+    }
+    turn_refuse(&n->db->turn, refusal(&a->result));
     a->tries++;
     a->next_ms = node_now(n) + (wait < LOOK_LAST_MS ? wait : LOOK_LAST_MS);
 }
@@ -136,7 +156,8 @@ static void disk_well(struct node *n)
     pthread_mutex_unlock(&n->mutex);
     if (!failed) {
         turn_refuse(&n->db->turn, DUST_OK);
-        report(&n->db->report, DUST_OK, "this member's disk is well again: it takes part in the cluster");
+        report(&n->db->report, DUST_OK, "this member's disk is well again, and its files are in place: it takes part in "
+                                        "the cluster");
     }
 }
 

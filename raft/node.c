@@ -175,6 +175,7 @@ static void on_timer(uv_timer_t *timer)
         fsm_tick(n);
         idle_tick(n);
         repair_tick(n);
+        away_tick(n);
         if (!n->stopping) {
             io_tick(n);
         }
@@ -267,6 +268,7 @@ int node_begin_raft(struct node *n, struct err *e)
     }
     store_set_applied(n->db->store, n->fsm.skip_until);
     io_started(n);
+    away_begin(n);
     n->running = true;
     watch(n);
     return DUST_OK;
@@ -378,6 +380,9 @@ static int start_on_loop(struct node *n, struct err *e)
         uv_timer_start(&n->timer, on_timer, TICK_MS, TICK_MS);
         return DUST_OK;
     }
+    if (n->up && database_in_place(n->db, e) != DUST_OK) { /* another folder would be read, and written to */
+        return DUST_MOVED;
+    }
     rv = peers_open(&n->peers, &n->loop, &po, e);
     if (rv != DUST_OK) {
         return rv;
@@ -419,7 +424,8 @@ static void run_loop(struct node *n)
 
     if (start_on_loop(n, &e) != DUST_OK) {
         if ((n->again.tries != 0 || n->up) &&
-            (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS || e.code == DUST_NOMEM)) {
+            (e.code == DUST_IO || e.code == DUST_FULL || e.code == DUST_EXISTS || e.code == DUST_NOMEM ||
+                e.code == DUST_MOVED)) {
             again_later(n, &e);
         } else {
             node_fail(n, &e);

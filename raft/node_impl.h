@@ -234,6 +234,13 @@ struct again {
     uv_work_t work;
 };
 
+/* ---- away.c: files that were moved away ---- */
+struct away {
+    bool looking; /* work is in the thread pool */
+    struct err result;
+    uv_work_t work;
+};
+
 /* ---- repair.c: damaged pages ---- */
 struct repair {
     uint64_t tried_ms;
@@ -306,6 +313,7 @@ struct node {
     uint64_t fetches; /* sessions begun as a receiver */
     struct send_req *send_reserve;
     struct repair repair;
+    struct away away;
     struct idle idle;
     struct vid noted; /* what `member` on disk says app.db is at, or was brought to */
 };
@@ -346,6 +354,10 @@ void again_later(struct node *n, const struct err *e);        /* the disk has fa
 void again_tick(struct node *n);                              /* while it is not */
 void again_now(struct node *n);                               /* what the instance has applied is not all */
 void again_forget_instance(struct node *n);                   /* the one that has been closed */
+
+/* away.c */
+void away_begin(struct node *n); /* an instance has been started */
+void away_tick(struct node *n);  /* are app.db and the folder where they were? */
 
 /* node.c */
 void node_close_all(struct node *n); /* the loop ends when all is closed */

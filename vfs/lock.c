@@ -299,6 +299,9 @@ static const char *no_turn(int code)
                "reading goes on";
     case DUST_CLOSED:
         return "this member is shutting down";
+    case DUST_MOVED:
+        return "this member's database file or folder was removed, renamed or replaced (dust_status says more): nothing can "
+               "be written here until it is back under its name; reading goes on";
     default:
         return "the disk that this member's log is on fails: nothing can be written here until it is well again "
                "(dust_status says more); reading goes on";

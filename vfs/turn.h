@@ -95,8 +95,8 @@ void turn_state(struct turn *t, unsigned *waiting, bool *held);
  * want it. Called on a timer tick by the gate's owner. */
 void turn_expire(struct turn *t, bool contested);
 
-/* Everybody who waits, or asks from now on, gets this code (DUST_FULL, DUST_IO: nothing can be written here for the time
- * being) instead of the turn; DUST_OK: the turn is to be had again. */
+/* Everybody who waits, or asks from now on, gets this code (DUST_FULL, DUST_IO, DUST_MOVED: nothing can be written here
+ * for the time being) instead of the turn; DUST_OK: the turn is to be had again. */
 void turn_refuse(struct turn *t, int code);
 
 /* Everybody who waits gets DUST_CLOSED, now and later. */
