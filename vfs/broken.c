@@ -122,7 +122,7 @@ int broken_open(struct sqlite_lib *lib, sqlite3_file *file, const struct err *e)
     b->lib = lib;
     b->err = *e;
     b->rc = sqlite_code(e->code);
-    if (b->rc == SQLITE_ERROR || b->rc == SQLITE_READONLY) {
+    if (b->rc == SQLITE_ERROR || (b->rc & 0xff) == SQLITE_READONLY) {
         b->rc = SQLITE_CANTOPEN;
     }
     file->pMethods = &b->m;

@@ -532,8 +532,8 @@ int file_open(struct sqlite_lib *lib, struct database *db, int consistency, cons
     f->real = (sqlite3_file *)((char *)memory + FILE_OWN_SIZE);
     memset(f->real, 0, (size_t)lib->base->szOsFile);
     /* A file that cannot be opened for writing just now is opened for reading only. That is enough here: it is the member
-     * that writes to it. */
-    rc = lib->base->xOpen(lib->base, name, f->real, flags, NULL);
+     * that writes to it, and that has made it. */
+    rc = lib->base->xOpen(lib->base, name, f->real, flags & ~SQLITE_OPEN_CREATE, NULL);
     if (rc != SQLITE_OK) {
         if (f->real->pMethods != NULL) {
             f->real->pMethods->xClose(f->real);

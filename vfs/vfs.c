@@ -48,6 +48,14 @@ static int v_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int fl
             return broken_open(lib, file, &e);
         }
     }
+    /* What is under the name now is not the database, and a connection reads pages of it. */
+    if (db != NULL && db->attachment == NULL && database_file_in_place(db, &e) != DUST_OK) {
+        lib->host->close(db);
+        if (out_flags != NULL) {
+            *out_flags = flags;
+        }
+        return broken_open(lib, file, &e);
+    }
     if (db != NULL) {
         int rc = file_open(lib, db, consistency, name, file, flags, out_flags);
 

@@ -3,10 +3,11 @@ never mixed with the cluster."""
 import os
 import re
 import shutil
+import time
 
 import pytest
 
-from cluster import SqlError, copy_folder, plain, scaled, wait_until
+from cluster import SLOW, SqlError, copy_folder, plain, scaled, wait_until
 
 
 def copy(m, to):
@@ -271,3 +272,190 @@ def test_stranger_on_a_reused_address(box):
     b.restart()
     box.same_files(a, b, c)
     assert plain(other.path, "PRAGMA integrity_check") == [("ok",)]
+
+
+# ---- moved away under a running member ----
+
+def alone(box):
+    """The only member, with a row in app.db, a copy of that, and one more row in the log."""
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    a.sql("INSERT INTO t(v) VALUES('first')")
+    a.checkpoint()
+    shutil.copy(a.path, a.path + ".old")
+    a.sql("INSERT INTO t(v) VALUES('second')")
+    return a
+
+
+def away(m, name):
+    """It has noticed, says so by name, and takes nothing."""
+    m.sql("PRAGMA dust_consistency = stale")
+    wait_until("it is noticed", lambda: m.role() == "recovering" and name + " is not " in m.status().get("failure", ""), 30)
+    e = m.error("INSERT INTO t(v) VALUES('never')")
+    assert e.name == "SQLITE_READONLY_DBMOVED", e
+    assert "removed, renamed or replaced" in m.status()["connection_error"]
+    e = m.error("SELECT dust_checkpoint()")
+    assert name in e.text and "under its name" in e.text, e
+
+
+def write_until_refused(m):
+    """What was acknowledged until then."""
+    acked = ["first", "second"]
+    end = time.monotonic() + 30 * SLOW
+    while True:
+        assert time.monotonic() < end, "nothing is noticed"
+        v = "row %d" % len(acked)
+        try:
+            m.sql("INSERT INTO t(v, id) VALUES(?, ?)", v, len(acked) + 1)
+        except SqlError as e:
+            assert e.name in ("SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_COMMIT_ATOMIC"), e
+            return acked
+        acked.append(v)
+
+
+def back(m):
+    """It goes on by itself."""
+    m.sql("PRAGMA dust_consistency = local")
+    m.open(m.path, conn="short", timeout=1)
+
+    def writes():
+        try:
+            m.sql("INSERT INTO t(v) VALUES('again')", conn="short")
+        except SqlError as e:
+            assert e.name in ("SQLITE_READONLY_DBMOVED", "SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_CANTOPEN"), e
+            return False
+        return True
+    wait_until("it writes again", writes, 60)
+    wait_until("it says so", lambda: "failure" not in m.status(), 30)
+    m.close("short")
+
+
+def all_there(m, acked):
+    rows = [r[0] for r in m.sql("SELECT v FROM t ORDER BY id")]
+    assert rows[:len(acked)] == acked
+    assert "never" not in rows
+    assert m.one("PRAGMA integrity_check") == "ok"
+
+
+@pytest.mark.sanitize
+def test_another_file_in_place_of_app_db(box):
+    """The log is not cut for what went elsewhere: it leads from the older file to all that was acknowledged."""
+    a = alone(box)
+    os.link(a.path, a.path + ".right")
+    os.rename(a.path + ".old", a.path)
+    e = a.error("SELECT dust_checkpoint()")
+    assert a.path in e.text and "replaced" in e.text, e
+    acked = write_until_refused(a)
+    away(a, a.path)
+    assert [r[0] for r in a.sql("SELECT v FROM t ORDER BY id")][:len(acked)] == acked  # reading goes on
+    assert plain(a.path, "SELECT v FROM t") == [("first",)]  # nothing was written to it
+    e = a.open_error(a.path, conn="later")
+    assert e.name == "SQLITE_CANTOPEN" and "is not the file any more" in e.text, e
+    a.kill9()
+    a.restart()
+    all_there(a, acked)
+    a.sql("INSERT INTO t(v) VALUES('on')")
+    a.checkpoint()
+    assert plain(a.path, "SELECT count(*) FROM t") == a.sql("SELECT count(*) FROM t")
+
+
+@pytest.mark.parametrize("what", ["", "-dust", "-dust/raft"])
+def test_moved_away_and_back(box, what):
+    a = alone(box)
+    path = a.path + what
+    os.rename(path, path + ".aside")
+    acked = write_until_refused(a)
+    away(a, path)
+    if what == "":
+        e = a.open_error(a.path, conn="later")
+        assert e.name == "SQLITE_CANTOPEN" and "is not the file any more" in e.text, e
+    assert not os.path.exists(path)  # nothing is made in its place
+    os.rename(path + ".aside", path)
+    back(a)
+    all_there(a, acked)
+    a.checkpoint()
+    a.kill9()
+    a.restart()
+    all_there(a, acked)
+
+
+@pytest.mark.parametrize("what", ["", "-dust"])
+def test_removed_and_saved_by_a_copy(box, what):
+    """As the error says."""
+    a = alone(box)
+    if what:
+        shutil.rmtree(a.path + what)
+    else:
+        os.unlink(a.path)
+    acked = write_until_refused(a)
+    away(a, a.path + what)
+    a.sql("VACUUM INTO ?", box.path("saved.db"))
+    a.kill9()
+    b = box.member("b", path=box.path("saved.db")).create()
+    all_there(b, acked)
+
+
+def test_another_folder_in_its_place(box):
+    """A copy of the right one is another one all the same: what is written to the one that is open is not in it."""
+    a = alone(box)
+    dust = a.path + "-dust"
+    os.rename(dust, dust + ".aside")
+    copy_folder(dust + ".aside", dust)
+    acked = write_until_refused(a)
+    away(a, dust)
+    shutil.rmtree(dust)
+    os.rename(dust + ".aside", dust)
+    back(a)
+    all_there(a, acked)
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("where", ["follower", "leader"])
+def test_the_others_go_on_without_it(box, where):
+    a, b, c = three(box)
+    leader = box.leader(a, b, c)
+    m = leader if where == "leader" else [x for x in (a, b, c) if x is not leader][0]
+    others = [x for x in (a, b, c) if x is not m]
+    os.rename(m.path, m.path + ".aside")
+    away(m, m.path)
+    box.leader(*others)
+    for x in others:
+        x.sql("INSERT INTO t(v) VALUES(?)", x.name)
+    os.rename(m.path + ".aside", m.path)
+    back(m)
+    box.same_files(a, b, c)
+    assert sorted(r[0] for r in m.sql("SELECT v FROM t WHERE v <> 'again'")) == sorted(["first"] + [x.name for x in others])
+
+
+def test_an_attached_process_is_told(box):
+    a = alone(box)
+    at = box.member("at", path=a.path)
+    at.again(timeout=1)
+    at.sql("INSERT INTO t(v) VALUES('attached')")
+    os.rename(a.path, a.path + ".aside")
+    away(a, a.path)
+    e = at.error("INSERT INTO t(v) VALUES('never')")
+    assert e.name == "SQLITE_READONLY_DBMOVED", e
+    os.rename(a.path + ".aside", a.path)
+    back(at)
+    all_there(a, ["first", "second", "attached"])
+
+
+def test_links_and_relative_names_are_no_reason(box):
+    """Each checkpoint looks. Nor is a database that is made anew (VACUUM), or a change of the working folder."""
+    os.mkdir(box.path("real"))
+    os.symlink(box.path("real"), box.path("folder"))
+    os.symlink(os.path.join("folder", "a.db"), box.path("link.db"))
+    plain(box.path("real/a.db"), "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    a = box.member("a", path="link.db")  # programs begin in the box's folder
+    a.create()
+    a.py("import os; os.chdir('/')")
+    for _ in range(3):
+        a.sql("INSERT INTO t(v) VALUES(zeroblob(20000))")
+        a.checkpoint()
+        a.sql("VACUUM")
+        a.checkpoint()
+    assert a.role() == "leader" and "failure" not in a.status()
+    a.one("SELECT dust_leave()")
+    assert os.path.islink(box.path("link.db"))
+    assert plain(box.path("real/a.db"), "SELECT count(*) FROM t") == [(3,)]
