@@ -248,8 +248,9 @@ WRAP(DIR *, opendir, DISK, (const char *path), (path), PATH_WHOLE, FAIL(EMFILE, 
 WRAP(int, stat64, DISK, (const char *path, void *st), (path, st), PATH_WHOLE, FAIL(EIO, -1))
 WRAP(char *, fgets, DISK, (char *s, int n, FILE *f), (s, n, f), fd_ours(fileno(f)) && control->mode != SHORT,
     FAIL(EIO, NULL))
+/* A lock is let go of in any case: SQLite counts on it, and never gets over one that was not. */
 WRAP(int, fcntl64, DISK, (int fd, int command, long arg), (fd, command, arg),
-    (command == F_SETLK || command == F_GETLK) && FD_WHOLE, FAIL(ENOLCK, -1))
+    (command == F_SETLK || command == F_GETLK) && ((struct flock *)arg)->l_type != F_UNLCK && FD_WHOLE, FAIL(ENOLCK, -1))
 WRAP(int, scandir64, DISK, (const char *path, void *list, void *filter, void *compare), (path, list, filter, compare),
     PATH_WHOLE, FAIL(EMFILE, -1))
 WRAP(ssize_t, writev, DISK, (int fd, const struct iovec *v, int n), (fd, v, n), fd_ours(fd),
