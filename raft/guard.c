@@ -420,8 +420,8 @@ int guard_status(const struct guard *g, struct err *e)
 
     if (g->fault != GUARD_SOUND) {
         return err_set(e, DUST_IO,
-            "%s: this member has stopped, so as not to promise what it cannot keep; see to its disk, then "
-            "start it again",
+            "%s: this member takes no part for now, so as not to promise what it cannot keep; it comes back by itself when its "
+            "disk is well and has space",
             what[g->fault]);
     }
     if (g->cut_index != 0) {
