@@ -40,6 +40,11 @@
 
 #include "vfs/bytes.h"
 
+/* A member that was given a wrong key has kept it, and hears nobody: it is the one that has to say what to do. */
+#define IF_HERE                                                                                                             \
+    "If it is this member's that is wrong, end whatever has its database open, then open that with keyfile=FILE: what is in " \
+    "there takes the place of the file `key` in its folder"
+
 #define MAGIC "dse1"
 #define AT_KIND 4
 #define AT_HINT 5
@@ -259,13 +264,15 @@ int channel_open(struct channel *c, void *data, size_t len, struct channel_recei
 
     if (!channel_is_sealed(data, len)) {
         return err_set(e, DUST_REFUSED,
-            "a message that is not sealed was ignored: this cluster has a key, and whoever sent it has none (keyfile=FILE, when "
-            "it starts or joins, gives it one)");
+            "a message that is not sealed was ignored: this member has the key %s, and whoever sent it has none (keyfile=FILE, "
+            "when it is started, gives it one). If it is this member that is wrong, since its cluster has no key, end whatever "
+            "has its database open and delete the file `key` in its folder",
+            key_hint(&c->keys, 0, hint));
     }
     secret = secret_of(c, p + AT_HINT);
     if (secret == NULL) {
         return err_set(e, DUST_REFUSED,
-            "a message was ignored: it was sealed with the key %s, which this member does not have",
+            "a message was ignored: it was sealed with the key %s, which this member does not have. " IF_HERE,
             sodium_bin2hex(hint, sizeof hint, p + AT_HINT, KEY_HINT_BYTES));
     }
     if (crypto_aead_xchacha20poly1305_ietf_decrypt_detached(p + AT_CIPHER, NULL, p + AT_CIPHER, n, p + AT_CIPHER + n, p,

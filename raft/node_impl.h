@@ -258,6 +258,8 @@ struct node {
     uint64_t started_ms;            /* when; by clock_ms */
     bool accepted;                  /* node_accept has done its work */
     struct starts starts;           /* of the others */
+    struct err unopened;            /* why the last message that was not opened was not … */
+    uint64_t unopened_ms;           /* … and when; 0: there was none */
 
     pthread_t thread;
     uv_loop_t loop;

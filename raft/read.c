@@ -45,6 +45,7 @@
 #include "vfs/clock.h"
 
 #define READ_RESEND_MS 60u
+#define UNOPENED_LATELY_MS 5000u /* a reason for there being no leader */
 
 void read_init(struct node *n)
 {
@@ -308,6 +309,20 @@ void read_received(struct node *n, const struct wire_head *from, const struct no
 
 /* ---- time, the end ---- */
 
+static void answer_late(struct node *n, struct call *call)
+{
+    struct err e;
+
+    if (node_leader(n, NULL) != 0) {
+        err_set(&e, DUST_NOLEADER, "no majority of the cluster could confirm in time that what this member has is the newest");
+    } else if (n->unopened_ms != 0 && node_now(n) - n->unopened_ms < UNOPENED_LATELY_MS) {
+        err_set(&e, DUST_NOLEADER, "no leader is known, and what others say is not understood: %s", n->unopened.text);
+    } else {
+        err_set(&e, DUST_NOLEADER, "no leader is known: is a majority of the cluster up and reachable?");
+    }
+    call_answer(call, e.code, e.text, 0, NULL);
+}
+
 static void drop_late(struct node *n, struct askers *l)
 {
     uint64_t now = clock_ms();
@@ -317,11 +332,7 @@ static void drop_late(struct node *n, struct askers *l)
         struct call *call = l->askers[i].call;
 
         if (call != NULL && now >= call->deadline_ms) {
-            call_answer(call, DUST_NOLEADER,
-                node_leader(n, NULL) == 0
-                    ? "no leader is known: is a majority of the cluster up and reachable?"
-                    : "no majority of the cluster could confirm in time that what this member has is the newest",
-                0, NULL);
+            answer_late(n, call);
         } else {
             l->askers[kept++] = l->askers[i];
         }

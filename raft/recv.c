@@ -70,6 +70,8 @@ void recv_refused(void *ctx, const struct err *why)
     struct node *n = ctx;
 
     n->io.refused++;
+    n->unopened = *why;
+    n->unopened_ms = node_now(n);
     report_err(&n->db->report, why);
 }
 

@@ -189,6 +189,54 @@ def test_a_member_keeps_its_key(box):
     b.sql("SELECT * FROM t")
 
 
+def with_a_wrong_key(box, m):
+    """Start it with another key than it has, and read: what it says of it."""
+    keyfile = box.keyfile
+    wrong = box.make_key("wrong.key")
+    box.keyfile = keyfile
+    m.end()
+    m.restart(open_=False)
+    m.open("file:%s?vfs=dust&keyfile=%s" % (m.path, wrong), uri=True, timeout=0.2)
+    assert m.error("SELECT count(*) FROM t").name == "SQLITE_BUSY"
+    m.sql("PRAGMA dust_consistency = stale")
+    said = m.status()
+    assert "keyfile=FILE" in said["last_error"], said
+    m.kill9()
+    return said["connection_error"]
+
+
+def test_a_wrong_key_is_told_of_and_replaced(box):
+    """It is kept as any other. The member itself says what to do about it; and that helps."""
+    key = box.make_key()
+    a, b, c = box.cluster(3)
+    a.sql("CREATE TABLE t(x)")
+    box.settle(a, b, c)
+    said = with_a_wrong_key(box, c)
+    assert "no leader" in said and "keyfile=FILE" in said and "takes the place" in said, said
+    a.sql("INSERT INTO t VALUES (1)")
+    c.restart(open_=False)
+    c.open("file:%s?vfs=dust&keyfile=%s" % (c.path, key), uri=True)
+    c.sql("INSERT INTO t VALUES (2)")
+    assert c.status()["key"] == a.status()["key"]
+    c.end()
+    c.restart()
+    assert c.one("SELECT count(*) FROM t") == 2
+    box.same_files(a, b, c)
+
+
+def test_a_key_given_where_there_is_none_is_told_of(box):
+    a, b, c = box.cluster(3)
+    a.sql("CREATE TABLE t(x)")
+    box.settle(a, b, c)
+    said = with_a_wrong_key(box, c)
+    assert "no leader" in said and "delete the file `key`" in said, said
+    os.unlink(c.path + "-dust/key")
+    c.restart()
+    c.sql("INSERT INTO t VALUES (1)")
+    assert c.status()["key"] == "none"
+    box.same_files(a, b, c)
+
+
 def test_a_key_is_replaced_while_everybody_writes(box):
     """Behind the old one on all, in front of it on all, alone on all; each member is started again at each step."""
     first = box.make_key()
