@@ -422,6 +422,23 @@ static void fn_backup(struct args *a, struct hosted *h)
     text(a, said);
 }
 
+static void give(struct args *a, const struct rows *out);
+
+/* The table needs a read transaction, as any does for SQLite, and may not get it. */
+static void fn_status(struct args *a, struct hosted *h)
+{
+    const char *name = arg_text(a, 0);
+    struct rows out = {.n = 0};
+    struct err e;
+
+    if (h != NULL && (a->n == 0 || name != NULL) && tables_status(a->c, h, name, &out, &e) != DUST_OK) {
+        fail(a, &e);
+    } else {
+        give(a, &out); /* no member, or no name: NULL */
+    }
+    rows_free(&out);
+}
+
 static const struct function functions[] = {
     {"dust_version", 0, fn_version},
     {"dust_start", 1, fn_start},
@@ -431,6 +448,8 @@ static const struct function functions[] = {
     {"dust_backup", 1, fn_backup},
     {"dust_recover", 2, fn_recover},
     {"dust_recover", 3, fn_recover},
+    {"dust_status", 0, fn_status},
+    {"dust_status", 1, fn_status},
 };
 #define N_FUNCTIONS (sizeof functions / sizeof functions[0])
 

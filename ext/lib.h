@@ -4,6 +4,7 @@
 
 #include "ext/conn.h"
 #include "ext/registry.h"
+#include "ext/rows.h"
 
 #define DUST_VERSION_TEXT "0.1.0"
 #define LIBS_MAX 8 /* copies of SQLite in one process */
@@ -24,6 +25,10 @@ void libs_forked(void);
 /* ext/functions.c and ext/tables.c: register everything on a connection. Return a SQLite code. */
 int functions_register(struct conn *c);
 int tables_register(struct conn *c);
+
+/* One cell: what the table dust_status says under this name, as the connection's table would; NULL if there is no such line
+ * now. name NULL: all lines, as text. Nothing is read from the database, so this can be had when that cannot be read. */
+int tables_status(struct conn *c, struct hosted *h, const char *name, struct rows *out, struct err *e);
 
 /* DUST_MISUSE if a URI, with its parameters behind the name, asks for what a member's database cannot be. */
 int lib_check_uri(struct sqlite_lib *lib, const char *name, struct err *e);

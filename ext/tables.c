@@ -1,5 +1,8 @@
 /* The tables dust_members, dust_status, dust_metrics, dust_log: eponymous, read-only. Each scan takes a copy of the state when it
- * begins (xFilter) and hands out its rows. */
+ * begins (xFilter) and hands out its rows.
+ *
+ * For SQLite they are in the main database, so that a read transaction of it is begun for them, which may be refused
+ * (vfs/lock.c). What dust_status says can be had all the same, by a function of that name. */
 #include <raft.h>
 #include <sqlite3ext.h>
 #include <stdio.h>
@@ -258,14 +261,104 @@ static const struct table {
         "bytes INTEGER, statements TEXT)"},
 };
 
-const struct callable *table_find(const char *name)
+static const struct table *table_named(const char *name)
 {
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         if (strcmp(tables[i].fill.name, name) == 0) {
-            return &tables[i].fill;
+            return &tables[i];
         }
     }
     return NULL;
+}
+
+const struct callable *table_find(const char *name)
+{
+    const struct table *t = table_named(name);
+
+    return t != NULL ? &t->fill : NULL;
+}
+
+/* out->columns is set here. */
+static int fetch(struct conn *c, struct hosted *h, const struct table *t, struct rows *out, struct err *e)
+{
+    const struct rows no_args = {.n = 0};
+    int rv;
+
+    out->columns = t->fill.columns;
+    rv = call_member(h, lib_main_file(c), CALL_TABLE, &t->fill, &no_args, out, e);
+    if (rv == DUST_OK && t->fill.run == fill_status) {
+        add_connection(c, out);
+    }
+    return rv == DUST_OK && out->nomem ? err_set(e, DUST_NOMEM, "out of memory") : rv;
+}
+
+static void print_cell(FILE *f, const struct cell *c)
+{
+    if (c->type == CELL_INT) {
+        fprintf(f, "%lld", (long long)c->i);
+    } else if (c->type == CELL_TEXT) {
+        fputs(c->text, f);
+    }
+}
+
+/* All lines as text: "name value". NULL without memory. */
+static char *print_lines(const struct rows *r)
+{
+    char *text = NULL;
+    size_t n;
+    FILE *f = open_memstream(&text, &n);
+    bool ok;
+
+    if (f == NULL) {
+        return NULL;
+    }
+    for (unsigned i = 0; i < r->n; i++) {
+        fputs(i == 0 ? "" : "\n", f);
+        print_cell(f, &r->cells[i * r->columns]);
+        fputc(' ', f);
+        print_cell(f, &r->cells[i * r->columns + 1]);
+    }
+    ok = ferror(f) == 0;
+    if (fclose(f) == 0 && ok) {
+        return text;
+    }
+    free(text);
+    return NULL;
+}
+
+int tables_status(struct conn *c, struct hosted *h, const char *name, struct rows *out, struct err *e)
+{
+    struct rows lines = {.n = 0};
+    struct cell *cell;
+    char *text;
+    int rv = fetch(c, h, table_named("dust_status"), &lines, e);
+
+    if (rv != DUST_OK) {
+        rows_free(&lines);
+        return rv;
+    }
+    out->columns = 1;
+    cell = row_new(out);
+    for (unsigned i = 0; name != NULL && i < lines.n; i++) {
+        const struct cell *line = &lines.cells[i * lines.columns];
+
+        if (line[0].type == CELL_TEXT && strcmp(line[0].text, name) == 0) {
+            if (line[1].type == CELL_INT) {
+                cell_int(cell, (uint64_t)line[1].i);
+            } else if (line[1].type == CELL_TEXT) {
+                cell_text(out, cell, line[1].text);
+            }
+            break;
+        }
+    }
+    if (name == NULL) {
+        text = print_lines(&lines);
+        out->nomem = out->nomem || text == NULL;
+        cell_text(out, cell, text != NULL ? text : "");
+        free(text);
+    }
+    rows_free(&lines);
+    return out->nomem ? err_set(e, DUST_NOMEM, "out of memory") : DUST_OK;
 }
 
 /* ---- the module ---- */
@@ -347,7 +440,6 @@ static int x_filter(sqlite3_vtab_cursor *cursor, int number, const char *name, i
     struct cursor *c = (struct cursor *)cursor;
     struct vtab *v = (struct vtab *)cursor->pVtab;
     struct hosted *h = lib_member(v->c);
-    const struct rows no_args = {.n = 0};
     struct err e;
     int rv;
 
@@ -356,16 +448,12 @@ static int x_filter(sqlite3_vtab_cursor *cursor, int number, const char *name, i
     (void)argc;
     (void)argv;
     rows_free(&c->rows);
-    c->rows.columns = v->t->fill.columns;
     c->at = 0;
     if (h == NULL) {
         return SQLITE_OK; /* no member: no rows */
     }
-    rv = call_member(h, lib_main_file(v->c), CALL_TABLE, &v->t->fill, &no_args, &c->rows, &e);
-    if (rv == DUST_OK && v->t->fill.run == fill_status) {
-        add_connection(v->c, &c->rows);
-    }
-    if (rv == DUST_OK && c->rows.nomem) {
+    rv = fetch(v->c, h, v->t, &c->rows, &e);
+    if (rv == DUST_NOMEM) {
         return SQLITE_NOMEM;
     }
     if (rv != DUST_OK) {

@@ -167,19 +167,44 @@ def test_local_waits_at_the_start_and_says_so(box):
     e = a.error("SELECT count(*) FROM t")
     assert e.name == "SQLITE_BUSY"
     assert time.monotonic() - start < 15 * SLOW
-    assert "leader" in a.status()["connection_error"] if attempt_status(a) else True
+    assert "leader" in a.one("SELECT dust_status('connection_error')")
     members[1].restart(open_=False)
     members[1].get(members[1].start("open", conn="main", path=members[1].path), 60)
     a.again(conn="later")
     assert a.one("SELECT count(*) FROM t", conn="later") == 1
 
 
-def attempt_status(m):
-    try:
-        m.status()
-        return True
-    except Exception:
-        return False
+@pytest.mark.sanitize
+def test_without_a_leader_the_functions_tell_why(box):
+    """At any level, on a connection that has read nothing yet too, and on one of a process that is attached. The tables do at
+    `stale`: to SQLite they are read in a transaction like any other."""
+    members = three(box)
+    for m in members:
+        m.kill9()
+    a, w = members[0], box.worker()
+    a.restart(open_=False)
+    for p in (a, w):
+        p.open(a.path, timeout=0.2)
+        for level in ("local", "fresh", "linearizable", "stale"):
+            p.open(a.path, conn=level, timeout=0.2)
+            p.sql("PRAGMA dust_consistency = " + level, conn=level)
+            began = time.monotonic()
+            assert p.sql("SELECT dust_role(), dust_leader(), dust_id()", conn=level)[0][1:] == (None, 1)
+            assert p.one("SELECT dust_status('leader_id')", conn=level) == 0
+            assert p.sql("SELECT dust_status('host_pid'), dust_status('pid')", conn=level) == [(a.pid, p.pid)]
+            assert "\nleader_id 0\n" in p.one("SELECT dust_status()", conn=level)
+            assert p.sql("SELECT dust_status('connection_error'), dust_status('x'), dust_status(NULL)", conn=level) == [
+                (None, None, None)]
+            assert time.monotonic() - began < 2 * SLOW
+        for what in ("t", "dust_status"):
+            assert p.error("SELECT count(*) FROM " + what).name == "SQLITE_BUSY"
+            assert "no leader is known" in p.one("SELECT dust_status('connection_error')")
+        p.sql("PRAGMA dust_consistency = stale")
+        assert "no leader is known" in dict(p.sql("SELECT name, value FROM dust_status"))["connection_error"]
+        assert [r[0] for r in p.sql("SELECT is_leader FROM dust_members")] == [0, 0, 0]
+    plain = box.worker()
+    plain.open(box.path("plain.db"))
+    assert plain.sql("SELECT dust_status(), dust_status('role')") == [(None, None)]
 
 
 # ---- outcomes ----
