@@ -269,6 +269,33 @@ def test_no_majority(box, served):
     assert json.loads(run("sql", "SELECT count(*) AS n FROM t", a, "--json")) == [{"n": 0}]
 
 
+def test_a_member_without_a_leader_is_looked_at(box, served):
+    """Nothing it has can be confirmed; what it is can be told, and at once: by a process that is attached, and by one that
+    has to host it. What reads the database gets the reason with the refusal."""
+    a = served.paths[0]
+    run("sql", "CREATE TABLE t(x)", a)
+    for s in served.serves[1:]:
+        s.end(signal.SIGKILL)
+    wait_until("no leader", lambda: status(a)["leader_id"] == 0, 30)
+
+    def look(*args):
+        began = time.monotonic()
+        p = subprocess.run([DUST, *args], capture_output=True, text=True, env=child_env(), stdin=subprocess.DEVNULL,
+                           timeout=100 * SLOW)
+        assert p.returncode == 0 and "knows no leader" in p.stderr, p
+        assert time.monotonic() - began < 4 * SLOW
+        return json.loads(p.stdout)
+
+    for hosted_here in (False, True):
+        if hosted_here:
+            served.serves[0].end(signal.SIGKILL)
+        said = {r["name"]: r["value"] for r in look("status", a, "--json")}
+        assert said["leader_id"] == 0 and (said["pid"] == said["host_pid"]) == hosted_here, said
+        assert [m["is_leader"] for m in look("members", a, "--json")] == [0, 0, 0]
+        assert look("log", a, "--json")[0]["kind"] == "configuration"
+    assert "no leader is known" in run("sql", "SELECT * FROM t", a, "--timeout", "100", code=3)
+
+
 def test_bench(box, served):
     """Every stage did something, plain SQLite too, and nothing is left of it; nor when it is interrupted."""
     a, b, _ = served.paths

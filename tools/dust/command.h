@@ -53,6 +53,10 @@ bool is_member(const char *path);
 /* Open a database that is a member's, or complain: EXIT_NO_MEMBER, EXIT_BUSY, EXIT_FAILED. */
 int open_member(const struct request *r, const char *path, sqlite3 **db);
 
+/* Open one to look at the member itself: that it has no leader, so that nothing it has can be confirmed, is a thing to
+ * see, and is told on stderr. Otherwise as open_member. */
+int open_to_look(const struct request *r, const char *path, sqlite3 **db);
+
 /* Open it so that it becomes one: with the request's bind, join and so on as parameters. */
 int open_new(const struct request *r, const char *path, sqlite3 **db);
 

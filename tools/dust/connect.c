@@ -6,6 +6,9 @@
 #include "command.h"
 #include "dust.h"
 
+#define LEADER_WAIT_MS 1500
+#define LEADER_LOOK_MS 20
+
 bool is_member(const char *path)
 {
     char dir[4096];
@@ -34,10 +37,21 @@ int exit_code(int rc)
     }
 }
 
-/* What dust has to say about a connection's last failure; SQLite's own words say little. */
+/* What dust has to say about a connection's last failure; SQLite's own words say little. It is asked at a level at which
+ * nothing has to be confirmed: the failure may be that nothing can be. */
 static char *reason(sqlite3 *db)
 {
-    return one_text(db, "SELECT value FROM dust_status WHERE name = 'connection_error'", NULL);
+    char *level = one_text(db, "PRAGMA dust_consistency", NULL), *why, *back;
+
+    sqlite3_exec(db, "PRAGMA dust_consistency = stale", NULL, NULL, NULL);
+    why = one_text(db, "SELECT value FROM dust_status WHERE name = 'connection_error'", NULL);
+    back = level != NULL ? sqlite3_mprintf("PRAGMA dust_consistency = %s", level) : NULL;
+    if (back != NULL) {
+        sqlite3_exec(db, back, NULL, NULL, NULL);
+    }
+    sqlite3_free(back);
+    sqlite3_free(level);
+    return why;
 }
 
 int complain_sql(sqlite3 *db, const char *what)
@@ -107,12 +121,15 @@ int64_t one_int(sqlite3 *db, const char *sql, int64_t or_else)
     return v;
 }
 
-static int opened(const struct request *r, const char *path, int rc, sqlite3 **db)
+static int opened(const struct request *r, const char *path, const char *level, int rc, sqlite3 **db)
 {
     char *id = NULL;
 
     if (rc == SQLITE_OK) {
         sqlite3_busy_timeout(*db, r->timeout_ms);
+        if (level != NULL) {
+            sqlite3_exec(*db, level, NULL, NULL, NULL);
+        }
         id = one_text(*db, "SELECT dust_id() FROM pragma_user_version", NULL); /* reads, so that what is wrong is known */
         rc = id != NULL ? SQLITE_OK : sqlite3_errcode(*db);
     }
@@ -126,7 +143,7 @@ static int opened(const struct request *r, const char *path, int rc, sqlite3 **d
     return EXIT_OK;
 }
 
-int open_member(const struct request *r, const char *path, sqlite3 **db)
+static int open_at(const struct request *r, const char *path, const char *level, sqlite3 **db)
 {
     *db = NULL;
     if (!is_member(path)) {
@@ -136,7 +153,40 @@ int open_member(const struct request *r, const char *path, sqlite3 **db)
     if (dust_register() != SQLITE_OK) {
         return complain(EXIT_FAILED, "cannot register dust with SQLite");
     }
-    return opened(r, path, sqlite3_open_v2(path, db, SQLITE_OPEN_READWRITE, NULL), db);
+    return opened(r, path, level, sqlite3_open_v2(path, db, SQLITE_OPEN_READWRITE, NULL), db);
+}
+
+int open_member(const struct request *r, const char *path, sqlite3 **db)
+{
+    return open_at(r, path, NULL, db);
+}
+
+/* A member that has just been started, by us perhaps, hears of its leader soon, or of none. */
+static bool leader_known(sqlite3 *db)
+{
+    for (int waited = 0;; waited += LEADER_LOOK_MS) {
+        char *leader = one_text(db, "SELECT dust_leader()", NULL);
+
+        sqlite3_free(leader);
+        if (leader != NULL || waited >= LEADER_WAIT_MS) {
+            return leader != NULL;
+        }
+        sqlite3_sleep(LEADER_LOOK_MS);
+    }
+}
+
+int open_to_look(const struct request *r, const char *path, sqlite3 **db)
+{
+    int rv = open_at(r, path, "PRAGMA dust_consistency = stale", db);
+
+    if (rv == EXIT_OK && !leader_known(*db)) {
+        char *why = one_text(*db, "SELECT value FROM dust_status WHERE name = 'failure'", NULL);
+
+        complain(EXIT_OK, "%s: %s", path,
+            why != NULL ? why : "this member knows no leader: is a majority of the cluster up and reachable?");
+        sqlite3_free(why);
+    }
+    return rv;
 }
 
 /* A file name in a URI: everything but letters, digits and a few signs as %XX. */
@@ -184,7 +234,7 @@ int open_new(const struct request *r, const char *path, sqlite3 **db)
         return complain(EXIT_FAILED, "out of memory");
     }
     rv = opened(
-        r, path, sqlite3_open_v2(uri, db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI, NULL), db);
+        r, path, NULL, sqlite3_open_v2(uri, db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI, NULL), db);
     sqlite3_free(uri);
     return rv;
 }

@@ -26,7 +26,7 @@ static int print_sql(sqlite3 *db, const char *sql, bool json)
 static int print_table(const struct request *r, const char *sql)
 {
     sqlite3 *db;
-    int rv = open_member(r, r->args[0], &db);
+    int rv = open_to_look(r, r->args[0], &db);
 
     if (rv == EXIT_OK) {
         rv = print_sql(db, sql, r->json);
@@ -100,7 +100,7 @@ static int follow(sqlite3 *db, bool json)
 int run_log(struct request *r)
 {
     sqlite3 *db;
-    int rv = open_member(r, r->args[0], &db);
+    int rv = open_to_look(r, r->args[0], &db);
 
     if (rv != EXIT_OK) {
         return rv;
