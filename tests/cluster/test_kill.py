@@ -1,5 +1,6 @@
 """kill -9. Nothing acknowledged is lost, nothing is there twice, and writers on live members see only a pause."""
 import os
+import time
 
 import pytest
 
@@ -230,3 +231,26 @@ def test_transfers_of_leadership_under_writes(box):
         assert m.writer_stop()["errors"] == []
     box.same_files(*members)
     check_rows(box, members, [m.name for m in members])
+
+
+@pytest.mark.sanitize
+def test_a_leader_that_is_gone_is_not_waited_for(box):
+    """Its connections have ended. The election timeout of the others, half a minute at least, is for one that is silent."""
+    members = box.cluster(3)
+    members[0].sql("CREATE TABLE t(x)")
+    leader = box.leader(*members)
+    others = [m for m in members if m is not leader]
+    for m in others:
+        assert m.end() == 0
+        m.restart(open_=False)
+        m.open("file:%s?vfs=dust&election=30000" % m.path, uri=True)
+    leader.sql("INSERT INTO t VALUES(1)")
+    box.settle(*members)
+    assert leader.role() == "leader"
+    begun = time.monotonic()
+    leader.kill9()
+    wait_until("another one leads", lambda: any(m.role() == "leader" for m in others), 60)
+    assert time.monotonic() - begun < 28
+    others[0].sql("INSERT INTO t VALUES(2)", timeout=30)
+    leader.restart()
+    box.same_files(*members)

@@ -1,5 +1,5 @@
 /* A transaction that is sent here again, after the host before had sent it: it may be agreed on at any moment, by what that
- * one sent. Whoever waits for it has to hear so. */
+ * one sent. Whoever waits for it has to hear so. And one that was lost on its way to the leader. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -312,6 +312,37 @@ static void test_passed_over(void **state)
     sealed_free(s);
 }
 
+/* Of three on their way the second was lost. The leader refuses the third, and says what it would take: it has the first. */
+static void test_one_that_was_lost_is_sent_again(void **state)
+{
+    struct sealed one = {.n_parts = 1};
+    struct inflight f[3];
+    struct note note = {.num = {1}};
+
+    (void)state;
+    memset(f, 0, sizeof f);
+    for (unsigned i = 0; i < 3; i++) {
+        f[i].sealed = &one;
+        f[i].parent.b[0] = (uint8_t)(100 + i);
+        f[i].id.b[0] = (uint8_t)(101 + i);
+        f[i].seq = i + 1;
+        f[i].sent = 1;
+        f[i].next = i < 2 ? &f[i + 1] : NULL;
+    }
+    n->submit.first = f;
+    note.id[0] = f[2].id;
+    note.id[1] = f[0].id;
+    submit_refused(n, &note); /* (there is no leader to send anything to) */
+    assert_true(f[0].sent == 1 && f[1].sent == 0 && f[2].sent == 0);
+    f[1].sent = f[2].sent = 1;
+    submit_refused(n, &note);
+    assert_true(f[1].sent == 1 && f[2].sent == 1); /* the same news again, of another one behind it */
+    note.id[1] = f[2].id;
+    submit_refused(n, &note); /* what it stands on is none of these: it is still to be applied here */
+    assert_true(f[0].sent == 1 && f[1].sent == 1 && f[2].sent == 1);
+    n->submit.first = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -320,6 +351,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_another_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stopped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_passed_over, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_one_that_was_lost_is_sent_again, set_up, tear_down),
     };
 
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
