@@ -11,7 +11,8 @@
 #include "vfs/intake.h"
 
 #define FOREVER_MS 86400000u
-#define SPARE_MS 2000u   /* beyond what the host itself waits for */
+#define SPARE_MS 2000u      /* beyond what the host itself waits for */
+#define SPARE_LEAST_MS 100u /* … when a busy handler asks again and again */
 #define CHANGE_MS 8000u  /* for another process to take over */
 #define HELLO_MS 2000u
 #define PLACE_MS 60000u
@@ -79,6 +80,14 @@ static bool same_host(struct dfile *f)
     return attachment_wait(f->db, 0, &generation, &owner, NULL) == DUST_OK && generation == f->remote.generation;
 }
 
+/* One that stands still lets itself be connected to, and does not answer. */
+static uint64_t hello_until(uint64_t until_ms)
+{
+    uint64_t now = clock_ms(), least = (until_ms > now ? until_ms : now) + SPARE_LEAST_MS;
+
+    return least < now + HELLO_MS ? least : now + HELLO_MS;
+}
+
 /* Be connected with the host as it is now. DUST_EXISTS: that is this process. DUST_BUSY: there is none in time. */
 static int connected(struct dfile *f, uint64_t until_ms, struct err *e)
 {
@@ -97,7 +106,7 @@ static int connected(struct dfile *f, uint64_t until_ms, struct err *e)
         disconnect(f);
         rv = link_connect(&f->remote.link.fd, f->db->dir, e);
         if (rv == DUST_OK) {
-            rv = attachment_hello(&f->remote.link, owner, 0, false, &w, clock_ms() + HELLO_MS, e);
+            rv = attachment_hello(&f->remote.link, owner, 0, false, &w, hello_until(until_ms), e);
         }
         if (rv == DUST_OK) {
             f->remote.generation = generation;
@@ -317,6 +326,7 @@ bool remote_turn_keep(struct dfile *f)
 int remote_confirm(struct dfile *f, uint32_t wait_ms, struct err *e)
 {
     uint64_t until = clock_ms() + wait_ms;
+    uint32_t spare_ms = wait_ms < SPARE_LEAST_MS ? SPARE_LEAST_MS : wait_ms < SPARE_MS ? wait_ms : SPARE_MS;
 
     for (;;) {
         uint64_t now = clock_ms();
@@ -334,7 +344,7 @@ int remote_confirm(struct dfile *f, uint32_t wait_ms, struct err *e)
         pack_uint(&k, (uint64_t)f->consistency, 4);
         pack_uint(&k, f->freshness_ms, 4);
         pack_uint(&k, left, 4);
-        rv = request(f, LINK_CONFIRM, &k, now + left + SPARE_MS, e);
+        rv = request(f, LINK_CONFIRM, &k, now + left + spare_ms, e);
         if (rv != DUST_CLOSED || clock_ms() >= until) {
             return rv == DUST_CLOSED ? err_set(e, DUST_BUSY, "the process that hosted this member has ended") : rv;
         }

@@ -336,6 +336,28 @@ def test_one_that_stands_still(box):
     assert a.sql("SELECT * FROM t") == [("after",)]
 
 
+def test_host_that_stands_still(box):
+    """Who asks it has its answer in time: that there is none."""
+    a = box.member("a").create()
+    a.sql("CREATE TABLE t(x)")
+    w = attach(box, a, "w")
+    w.open(a.path, conn="read", timeout=1)
+    w.sql("PRAGMA dust_consistency = linearizable", conn="read")
+    w.sql("SELECT * FROM t", conn="read")
+    a.freeze()
+    for _ in range(2):
+        with pytest.raises(SqlError) as e:
+            w.sql("SELECT * FROM t", conn="read", timeout=25)
+        assert e.value.name == "SQLITE_BUSY", e.value
+    with pytest.raises(SqlError) as e:
+        w.sql("SELECT dust_status()", conn="read", timeout=25)
+    assert "does not answer" in e.value.text, e.value
+    assert w.sql("SELECT * FROM t") == []
+    a.thaw()
+    w.sql("INSERT INTO t VALUES(1)", conn="read", timeout=20)
+    assert w.sql("SELECT * FROM t", conn="read") == [(1,)]
+
+
 def test_turn_of_one_that_stands_still(box):
     """Stopped in the middle of its transaction, it loses the turn; and when it goes on, it is told."""
     a, b, c = three(box)
