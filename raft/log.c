@@ -27,7 +27,8 @@
  *   - in the making of a file: it holds no batch; the next start takes it if it has its size, or removes it.
  *   - between a snapshot that was installed and the batch that says so: log_load sees that the entries do not lead to the
  *     snapshot, and the next batch says so.
- *   - No space, or memory, for a file: nothing fails before the last one is full. */
+ *   - No space, or memory, for a file: nothing fails before the last one is full.
+ *   - The folder is moved, and another one is in its place: what is open goes on, and no other file is used. */
 #include "raft/log.h"
 
 #include <errno.h>
@@ -48,6 +49,15 @@ static void use_file(struct log *l, struct log_file *f)
     *l->files.live_tail = f;
     l->files.live_tail = &f->next;
     l->files.current = f;
+}
+
+/* A file is opened by its name, and what is written to one in another folder is found by nobody. Asked when it is open: it
+ * is in the right one then, if that is where it was before. */
+static int in_place(const struct log *l, struct err *e)
+{
+    return place_lost(&l->place, l->dir)
+               ? err_set(e, DUST_IO, "%s is not the folder any more that the log was opened in", l->dir)
+               : DUST_OK;
 }
 
 static struct log_file *pop(struct log_file **list)
@@ -80,6 +90,7 @@ static int next_file(struct log *l, struct err *e)
         }
     }
     rv = log_file_open(f, l->dir, e);
+    rv = rv == DUST_OK ? in_place(l, e) : rv;
     if (rv != DUST_OK) {
         log_file_free(f);
         return rv;
@@ -133,6 +144,10 @@ int log_tend(struct log *l, struct err *e)
     }
     if (number != 0) {
         rv = log_file_make(&fresh, l->dir, number, e);
+    }
+    if (fresh != NULL && in_place(l, e) != DUST_OK) {
+        log_file_free(fresh);
+        return DUST_IO;
     }
     if (fresh != NULL) {
         pthread_mutex_lock(&l->mutex);
@@ -362,6 +377,7 @@ int log_open(struct log **out, const char *dir, struct err *e)
         free(l);
         return err_set(e, DUST_NOMEM, "out of memory");
     }
+    place_note(&l->place, dir);
     pthread_mutex_init(&l->mutex, NULL);
     pthread_cond_init(&l->cond, NULL);
     l->files.live_tail = &l->files.live;

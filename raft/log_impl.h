@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "raft/log.h"
+#include "vfs/place.h"
 
 #ifndef LOG_FILE_BYTES /* the simulation has smaller ones, and fewer */
 #define LOG_FILE_BYTES ((size_t)4 << 20)
@@ -34,6 +35,7 @@ struct log_files {
 
 struct log {
     char *dir;
+    struct file_place place; /* what that led to */
     uint8_t key[BATCH_KEY_SIZE];
     uint64_t life;  /* log_start's, or log_begin's */
     uint64_t seq;   /* of the last batch */

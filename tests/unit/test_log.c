@@ -697,6 +697,37 @@ static void test_no_more_files(void **state)
     ends_at(next);
 }
 
+/* The folder was moved, and a copy is in its place: nothing is written into that one. */
+static void test_folder_is_another(void **state)
+{
+    char aside[80], command[256];
+    struct err e;
+    uint64_t next = 1;
+    int rv;
+
+    (void)state;
+    snprintf(aside, sizeof aside, "%s.aside", dir);
+    open_log(0, 0);
+    append(next++, 1, 1, 100);
+    assert_int_equal(rename(dir, aside), 0);
+    snprintf(command, sizeof command, "cp -a %s %s", aside, dir);
+    assert_int_equal(system(command), 0);
+    while ((rv = append_some(next, 1, 1, 500000, false)) == DUST_OK) {
+        next++;
+    }
+    assert_int_equal(rv, DUST_IO);
+    log_failure(l, &e);
+    assert_non_null(strstr(e.text, "is not the folder any more"));
+    assert_int_equal(log_tend(l, &e), DUST_IO);
+    snprintf(command, sizeof command, "rm -r %s && mv %s %s", dir, aside, dir);
+    assert_int_equal(system(command), 0);
+    open_log(0, 0);
+    ends_at(next - 1);
+    append(next, 1, 1, 500000);
+    open_log(0, 0);
+    ends_at(next);
+}
+
 /* The thread is stopped while there is much to be written: it ends, and nothing is told of any more. */
 static void test_stopped(void **state)
 {
@@ -755,7 +786,7 @@ int main(void)
         TEST(test_cut_and_beginning_gone), TEST(test_many_batches), TEST(test_descriptors),
         TEST(test_anew), TEST(test_files_used_again), TEST(test_files_are_removed), TEST(test_damaged_in_between),
         TEST(test_damaged_at_the_end), TEST(test_file_is_gone), TEST(test_lookalike), TEST(test_write_fails),
-        TEST(test_late_batch), TEST(test_no_more_files), TEST(test_stopped), TEST(test_life_counts), TEST(test_no_folder)};
+        TEST(test_late_batch), TEST(test_no_more_files), TEST(test_folder_is_another), TEST(test_stopped), TEST(test_life_counts), TEST(test_no_folder)};
 
     return sodium_init() < 0 || sem_init(&woken, 0, 0) != 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }
