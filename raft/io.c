@@ -326,7 +326,6 @@ void io_write_now(struct node *n)
 
     n->io.delaying = false;
     n->io.delayed = NULL;
-    storage_measure(n->io.storage, &n->db->metrics.times[TIMING_LOG_FLUSH]);
     n->io.delayed_tail = &n->io.delayed;
     for (; a != NULL; a = next) {
         next = a->delayed;
@@ -433,6 +432,7 @@ int io_init(struct node *n, struct err *e)
     if (rv != DUST_OK) {
         return rv;
     }
+    storage_measure(n->io.storage, &n->db->metrics.times[TIMING_LOG_FLUSH]);
     n->io.delayed_tail = &n->io.delayed;
     n->io.start = io->start;
     io->send = send_message;

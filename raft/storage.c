@@ -53,6 +53,7 @@ struct storage {
     char *dir;
     struct termfile term;
     struct log *log;
+    struct times *flushes;
     raft_index next; /* of the next entries to be appended */
     bool anew;       /* … and they have nothing before them */
     bool forgiving;
@@ -304,7 +305,7 @@ uint64_t storage_log_bytes(struct storage *s)
 
 void storage_measure(struct storage *s, struct times *flushes)
 {
-    log_measure(s->log, flushes);
+    s->flushes = flushes;
 }
 
 void storage_forgive(struct storage *s)
@@ -320,6 +321,9 @@ int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_
 
     if (rv == DUST_OK) {
         rv = log_open(&s->log, s->dir, e);
+    }
+    if (rv == DUST_OK) {
+        log_measure(s->log, s->flushes);
     }
     if (rv == DUST_OK) {
         raft_index index = *snapshot != NULL ? (*snapshot)->index : 0;
