@@ -214,7 +214,7 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
 /* What is kept behind a snapshot, TRAILING_MAX entries in a block each, must be well below that. */
 static bool log_is_long(const struct node *n)
 {
-    return n->fsm.log_bytes >= LOG_BYTES_MAX || storage_log_bytes(n->io.storage) >= DISK_BYTES_MAX;
+    return n->fsm.log_bytes >= LOG_BYTES_MAX || storage_disk_bytes(n->io.storage) >= DISK_BYTES_MAX;
 }
 
 /* Entries are counted by libraft, but what matters is their bytes: set its thresholds accordingly. */

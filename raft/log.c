@@ -104,7 +104,7 @@ static int next_file(struct log *l, struct err *e)
     return DUST_OK;
 }
 
-uint64_t log_bytes(struct log *l)
+uint64_t log_disk_bytes(struct log *l)
 {
     uint64_t bytes = 0;
 
@@ -146,7 +146,7 @@ int log_tend(struct log *l, struct err *e)
         rv = log_file_make(&fresh, l->dir, number, e);
     }
     if (fresh != NULL && in_place(l, e) != DUST_OK) {
-        log_file_free(fresh);
+        log_file_free(fresh); /* where it is it may stay: it is empty, and another's */
         return DUST_IO;
     }
     if (fresh != NULL) {

@@ -75,7 +75,7 @@ void log_release(struct log *l, uint64_t index);
 
 /* Bytes on disk of the batches in files that are needed still: each takes whole blocks, so that these are many more than
  * those of the entries if entries came one by one. Cheap. */
-uint64_t log_bytes(struct log *l);
+uint64_t log_disk_bytes(struct log *l);
 
 /* Should log_tend be called? Cheap. */
 bool log_wants(struct log *l);

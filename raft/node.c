@@ -167,7 +167,6 @@ static void on_timer(uv_timer_t *timer)
         join_tick(n);
     }
     if (n->running) {
-        watch(n);
         lost_tick(n);
         watch(n);
         submit_tick(n);

@@ -395,7 +395,6 @@ void io_tick(struct node *n);
 void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
-
 void io_elapse(struct node *n); /* libraft looks at its clock now, not at its next tick */
 
 /* lost.c */

@@ -1,5 +1,4 @@
 #include "raft/promise.h"
-#include "vfs/fd.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -9,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "vfs/fd.h"
 
 #define SIZE 64
 #define BODY 48

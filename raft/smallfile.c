@@ -1,5 +1,4 @@
 #include "raft/smallfile.h"
-#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,6 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "vfs/fd.h"
 
 #define NAME_MAX_SHOWN 160
 

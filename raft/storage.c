@@ -53,7 +53,7 @@ struct storage {
     char *dir;
     struct termfile term;
     struct log *log;
-    struct times *flushes;
+    struct times *flushes; /* of the log; or NULL */
     raft_index next; /* of the next entries to be appended */
     bool anew;       /* … and they have nothing before them */
     bool forgiving;
@@ -298,9 +298,9 @@ void storage_truncate(struct storage *s, raft_index index)
     s->next = index;
 }
 
-uint64_t storage_log_bytes(struct storage *s)
+uint64_t storage_disk_bytes(struct storage *s)
 {
-    return log_bytes(s->log);
+    return log_disk_bytes(s->log);
 }
 
 void storage_measure(struct storage *s, struct times *flushes)
@@ -321,9 +321,6 @@ int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_
 
     if (rv == DUST_OK) {
         rv = log_open(&s->log, s->dir, e);
-    }
-    if (rv == DUST_OK) {
-        log_measure(s->log, s->flushes);
     }
     if (rv == DUST_OK) {
         raft_index index = *snapshot != NULL ? (*snapshot)->index : 0;
@@ -434,6 +431,7 @@ static int start(struct raft_io *io, unsigned ms, raft_io_tick_cb tick, raft_io_
     uv_timer_init(s->loop, &s->timer);
     s->wake.data = s->timer.data = s;
     s->started = true;
+    log_measure(s->log, s->flushes);
     rv = log_start(s->log, s->term.life, wake_loop, s, &e);
     if (rv != DUST_OK) {
         return failed(s, &e);

@@ -53,8 +53,8 @@ bool storage_set_vote(struct storage *s, raft_id vote);
 void storage_put(struct storage *s, unsigned trailing, struct raft_io_snapshot_put *req,
     const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb);
 
-/* How much of the log is on disk (log_bytes). */
-uint64_t storage_log_bytes(struct storage *s);
+/* How much of the log is on disk (log_disk_bytes). */
+uint64_t storage_disk_bytes(struct storage *s);
 
 /* Let what is being written come to its end, and close all handles on the loop. */
 void storage_close(struct storage *s);

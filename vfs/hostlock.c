@@ -1,5 +1,4 @@
 #include "vfs/hostlock.h"
-#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "vfs/fd.h"
 
 int hostlock_open(struct hostlock *l, const char *dir, struct err *e)
 {

@@ -46,37 +46,32 @@ bool place_lost(const struct file_place *p, const char *path)
     return p->dev != (uint64_t)st.st_dev || p->ino != (uint64_t)st.st_ino;
 }
 
+static int moved(const char *name, const char *kind, struct err *e)
+{
+    return err_set(e, DUST_MOVED,
+        "%s is not the %s any more that this member has open: it was removed, renamed or replaced. Nothing is "
+        "written here until that %s is back under its name (mv); then it goes on by itself. If it is lost: while "
+        "this program runs, VACUUM INTO saves what the member has; if other members are well, remove this one there "
+        "and join anew",
+        name, kind, kind);
+}
+
 int database_file_in_place(struct database *db, struct err *e)
 {
-    if (place_lost(&db->app_place, db->path)) {
-        return err_set(e, DUST_MOVED,
-            "%s is not the file any more that this member has open: it was removed, renamed or replaced. Nothing is "
-            "written here until that file is back under its name (mv); then it goes on by itself. If it is lost: while "
-            "this program runs, VACUUM INTO saves what the member has; if other members are well, remove this one there "
-            "and join anew",
-            db->path);
-    }
-    return DUST_OK;
+    return place_lost(&db->app_place, db->path) ? moved(db->path, "file", e) : DUST_OK;
 }
 
 int database_in_place(struct database *db, struct err *e)
 {
     char name[PATH_MAX + 16];
-    bool lost;
 
     if (database_file_in_place(db, e) != DUST_OK) {
         return DUST_MOVED;
     }
     snprintf(name, sizeof name, "%s/host", db->dir);
-    lost = place_lost(&db->host_place, name);
-    snprintf(name, sizeof name, "%s/raft", db->dir);
-    if (!lost && !place_lost(&db->raft_place, name)) {
-        return DUST_OK;
+    if (place_lost(&db->host_place, name)) {
+        return moved(db->dir, "folder", e);
     }
-    return err_set(e, DUST_MOVED,
-        "%s is not the folder any more that this member has open: it was removed, renamed or replaced. Nothing is "
-        "written here until that folder is back under its name (mv); then it goes on by itself. If it is lost: while "
-        "this program runs, VACUUM INTO saves what the member has; if other members are well, remove this one there "
-        "and join anew",
-        lost ? db->dir : name);
+    snprintf(name, sizeof name, "%s/raft", db->dir);
+    return place_lost(&db->raft_place, name) ? moved(name, "folder", e) : DUST_OK;
 }

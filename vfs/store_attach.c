@@ -17,7 +17,6 @@
  * A snapshot is taken only while the store is LIVE: first the slot is written, then the state is looked at; whoever
  * changes the state then looks at the slots. What was read counts unless the store was CLOSED afterwards. */
 #include "vfs/store_impl.h"
-#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +28,8 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "vfs/fd.h"
 
 #define READERS_SIZE (BUCKETS_AT - READERS_AT)
 #define RESERVE_MIN ((size_t)64 << 20)

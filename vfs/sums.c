@@ -18,7 +18,6 @@
  *
  * In memory they are arrays, each of twice as many sums as the one before, made when they are needed; they never move. */
 #include "vfs/sums.h"
-#include "vfs/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +28,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "vfs/fd.h"
 
 #define BLOCK 4096
 #define PER_BLOCK (BLOCK / 8 - 1)

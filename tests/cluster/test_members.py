@@ -136,12 +136,18 @@ def test_remove_a_dead_member_and_replace_it(box):
     box.same_files(a, b, d)
 
 
-def test_join_that_comes_to_a_stop(box):
-    """Taken in, and then the leader is gone: the statement ends with an error that says what to do, which works."""
+def leader_with_much(box):
+    """Who joins it is a member for a while before it has everything."""
     a = box.member("a").create()
     a.sql("CREATE TABLE t(x)")
     a.sql("INSERT INTO t SELECT randomblob(1000000) FROM (VALUES(1),(1),(1),(1),(1),(1),(1),(1),(1),(1))")
     a.checkpoint()
+    return a
+
+
+def test_join_that_comes_to_a_stop(box):
+    """Taken in, and then the leader is gone: the statement ends with an error that says what to do, which works."""
+    a = leader_with_much(box)
     b = box.member("b")
     uri = "file:%s?vfs=dust&timeout=500&bind=%s&join=%s" % (b.path, b.address, a.address)
     joining = b.start("open", conn="main", path=uri, uri=True)
@@ -164,10 +170,7 @@ def member_file(m):
 
 def join_cut_short(box):
     """A leader, and one that it has taken in, as a standby, but that was killed before anything had come."""
-    a = box.member("a").create()
-    a.sql("CREATE TABLE t(x)")
-    a.sql("INSERT INTO t SELECT randomblob(1000000) FROM (VALUES(1),(1),(1),(1),(1),(1),(1),(1),(1),(1))")
-    a.checkpoint()
+    a = leader_with_much(box)
     b = box.member("b")
     b.open(b.path)
     b.start("sql", conn="main", sql="SELECT dust_join(?, ?, ?)", params=[b.address, a.address, box.keyfile])

@@ -53,4 +53,10 @@ struct driver {
 
 extern const struct driver driver;
 
+/* ---- worker.c, for all drivers ---- */
+
+/* A text of `size` bytes and a zero, or NULL; and what makes another one of it. */
+char *new_text(unsigned size);
+void next_text(char *text, unsigned size);
+
 #endif

@@ -104,7 +104,7 @@ static bool prepare(struct conn *c)
 static void *open_conn(const char *target, const struct job *job, char *why)
 {
     struct conn *c = calloc(1, sizeof *c);
-    char *text = malloc(job->size + 1);
+    char *text = new_text(job->size);
 
     if (c == NULL || text == NULL) {
         snprintf(why, WHY_MAX, "out of memory");
@@ -112,8 +112,6 @@ static void *open_conn(const char *target, const struct job *job, char *why)
         free(c);
         return NULL;
     }
-    memset(text, 'f', job->size);
-    text[job->size] = '\0';
     c->text = text;
     c->job = job;
     c->db = open_db(target, why);
@@ -161,13 +159,7 @@ static bool update(void *ctx, uint64_t key)
 {
     struct conn *c = ctx;
 
-    for (int i = 0; i < 8 && i < (int)c->job->size; i++) { /* another text each time */
-        c->text[i]++;
-        if (c->text[i] <= 'z') {
-            break;
-        }
-        c->text[i] = 'a';
-    }
+    next_text(c->text, c->job->size);
     sqlite3_bind_int64(c->update, 1, (sqlite3_int64)key);
     sqlite3_bind_text(c->update, 2, c->text, (int)c->job->size, SQLITE_STATIC);
     return rows_of(c->update) == 0;

@@ -104,13 +104,19 @@ class System:
     def __init__(self, name, folder):
         self.name, self.dir = name, tempfile.mkdtemp(prefix=name.replace(" ", "-") + "-", dir=folder)
         self.workers, self.servers = [], []
+        self.rows = self.errors = 0  # acknowledged, and of transactions that may have taken effect or not
 
     def pids(self):
         return [x.p.pid for x in self.workers] + [p.pid for p in self.servers]
 
+    def leads(self, worker):
+        """Is its member the leader?"""
+        return True
+
     def order(self):
         """The workers, the leader's first; the others may be members that follow."""
-        return self.workers
+        lead = until("a leader", lambda: next((w for w in self.workers if self.leads(w)), None))
+        return [lead] + [w for w in self.workers if w is not lead]
 
     def count(self):
         """Rows in foo, on each member, when all have everything."""
@@ -170,10 +176,8 @@ class Dust(System):
         self.workers.insert(i, w)
         return w
 
-    def order(self):
-        roles = until("a leader", lambda: (lambda r: "leader" in r and r)([w.one("SELECT dust_role()") for w in self.workers]))
-        lead = roles.index("leader")
-        return [self.workers[lead]] + self.workers[:lead] + self.workers[lead + 1:]
+    def leads(self, worker):
+        return worker.one("SELECT dust_role()") == "leader"
 
     def settle(self):
         index = self.order()[0].one("SELECT dust_index()")
@@ -212,16 +216,14 @@ class Etcd(System):
         until("etcd", self.up)
         self.workers[0].sql("fill %d %d" % (KEYS, TEXT))
 
+    def leads(self, worker):
+        return worker.one("role") == "leader"
+
     def up(self):
         try:
-            return "leader" in [w.one("role") for w in self.workers]
+            return any(self.leads(w) for w in self.workers)
         except Failed:
             return False
-
-    def order(self):
-        roles = until("a leader", lambda: (lambda r: "leader" in r and r)([w.one("role") for w in self.workers]))
-        lead = roles.index("leader")
-        return [self.workers[lead]] + self.workers[:lead] + self.workers[lead + 1:]
 
     def count(self):
         return [int(w.one("count")) for w in self.workers]

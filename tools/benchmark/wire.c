@@ -134,25 +134,3 @@ ssize_t receive(int fd, void *data, size_t room, char *why)
     }
     return n > 0 ? n : -1;
 }
-
-char *new_text(unsigned size)
-{
-    char *text = malloc((size_t)size + 1);
-
-    if (text != NULL) {
-        memset(text, 'f', size);
-        text[size] = '\0';
-    }
-    return text;
-}
-
-void next_text(char *text, unsigned size)
-{
-    for (unsigned i = 0; i < 8 && i < size; i++) {
-        text[i]++;
-        if (text[i] <= 'z') {
-            break;
-        }
-        text[i] = 'a';
-    }
-}

@@ -28,8 +28,4 @@ bool send_all(int fd, const void *data, size_t len, char *why);
 /* How many bytes came; -1 if none can. */
 ssize_t receive(int fd, void *data, size_t room, char *why);
 
-/* A text of `size` bytes and a zero, or NULL; and what makes another one of it. */
-char *new_text(unsigned size);
-void next_text(char *text, unsigned size);
-
 #endif

@@ -157,6 +157,28 @@ static void *run_worker(void *arg)
     return NULL;
 }
 
+char *new_text(unsigned size)
+{
+    char *text = malloc((size_t)size + 1);
+
+    if (text != NULL) {
+        memset(text, 'f', size);
+        text[size] = '\0';
+    }
+    return text;
+}
+
+void next_text(char *text, unsigned size)
+{
+    for (unsigned i = 0; i < 8 && i < size; i++) {
+        text[i]++;
+        if (text[i] <= 'z') {
+            break;
+        }
+        text[i] = 'a';
+    }
+}
+
 static bool parse_work(const char *name, enum work *work)
 {
     static const char *const names[] = {"insert", "update", "read", "scan", "mix"};
