@@ -24,7 +24,7 @@
 #include "vfs/bug.h"
 
 #define LOG_BYTES_MAX ((uint64_t)8 << 20)  /* of entries, which libraft keeps in memory */
-#define DISK_BYTES_MAX ((uint64_t)32 << 20) /* of the blocks that they are in on disk */
+#define DISK_BYTES_MAX ((uint64_t)16 << 20) /* of the blocks that they are in on disk */
 #define TRAILING_BYTES ((uint64_t)8 << 20)
 #define TRAILING_MAX 2048u
 #define THRESHOLD_ENTRIES (1u << 16)

@@ -49,6 +49,7 @@ static void use_file(struct log *l, struct log_file *f)
     *l->files.live_tail = f;
     l->files.live_tail = &f->next;
     l->files.current = f;
+    l->files.n_all++;
 }
 
 /* A file is opened by its name, and what is written to one in another folder is found by nobody. Asked when it is open: it
@@ -82,6 +83,7 @@ static int next_file(struct log *l, struct err *e)
         l->files.n_idle--;
     }
     number = f == NULL ? ++l->files.last_number : 0;
+    l->files.n_all -= f != NULL; /* until it is in use */
     pthread_mutex_unlock(&l->mutex);
     if (f == NULL) {
         rv = log_file_make(&f, l->dir, number, e);
@@ -116,12 +118,20 @@ uint64_t log_disk_bytes(struct log *l)
     return bytes;
 }
 
+/* With the mutex. */
+static bool wants_file(const struct log_files *s)
+{
+    bool busy = s->current != NULL && (s->live != s->current || s->current->used >= LOG_BUSY_BYTES);
+
+    return s->n_idle == 0 || (busy && s->n_all < LOG_FILES_MIN);
+}
+
 bool log_wants(struct log *l)
 {
     bool wants;
 
     pthread_mutex_lock(&l->mutex);
-    wants = l->begun && !l->stop && (l->files.n_idle == 0 || l->files.doomed != NULL);
+    wants = l->begun && !l->stop && (wants_file(&l->files) || l->files.doomed != NULL);
     pthread_mutex_unlock(&l->mutex);
     return wants;
 }
@@ -135,7 +145,7 @@ int log_tend(struct log *l, struct err *e)
     pthread_mutex_lock(&l->mutex);
     doomed = l->files.doomed;
     l->files.doomed = NULL;
-    if (l->files.n_idle == 0) {
+    if (wants_file(&l->files)) {
         number = ++l->files.last_number;
     }
     pthread_mutex_unlock(&l->mutex);
@@ -154,6 +164,7 @@ int log_tend(struct log *l, struct err *e)
         fresh->next = l->files.idle;
         l->files.idle = fresh;
         l->files.n_idle++;
+        l->files.n_all++;
         pthread_mutex_unlock(&l->mutex);
     }
     return rv;
@@ -168,6 +179,7 @@ static void free_files(struct log *l)
         struct log_file *f = pop(&s->live), **list = s->n_idle < LOG_FREE_MAX ? &s->idle : &s->doomed;
 
         s->n_idle += list == &s->idle;
+        s->n_all -= list == &s->doomed;
         f->next = *list;
         *list = f;
     }

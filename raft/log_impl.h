@@ -14,6 +14,10 @@
 #ifndef LOG_FREE_MAX
 #define LOG_FREE_MAX 8u /* files that are kept for use again */
 #endif
+#ifndef LOG_FILES_MIN
+#define LOG_FILES_MIN 5u /* what lone entries fill until the log is cut (fsm.c): so many are made at once … */
+#endif
+#define LOG_BUSY_BYTES ((size_t)256 << 10) /* … when so much has been written: not for somebody who hardly writes */
 
 struct log_file {
     struct log_file *next;
@@ -28,7 +32,7 @@ struct log_files {
     struct log_file *live, **live_tail; /* with entries of the log, oldest first; the last one is written to */
     struct log_file *current;           /* the last of these, or NULL */
     struct log_file *idle;              /* made, and not in use */
-    unsigned n_idle;
+    unsigned n_idle, n_all;             /* n_all: of live and idle */
     struct log_file *doomed; /* to be removed */
     unsigned last_number;
 };

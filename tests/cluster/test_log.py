@@ -75,7 +75,7 @@ def test_log_of_lone_commits_is_cut(box):
             break
     n = m.one("SELECT count(*) FROM t")
     assert m.status()["snapshot_index"] > 1000, n
-    assert 4000 <= n <= 10000, n  # of 4 KiB each: some 32 MiB
+    assert 2000 <= n <= 6000, n  # of 4 KiB each: some 16 MiB
     m.sql("INSERT INTO t VALUES(1)")
     folder = m.path + "-dust/raft"
-    assert sum(os.path.getsize(os.path.join(folder, x)) for x in os.listdir(folder)) < 64 << 20
+    assert sum(os.path.getsize(os.path.join(folder, x)) for x in os.listdir(folder)) < 40 << 20
