@@ -287,9 +287,6 @@ static int io_append(struct raft_io *raft_io, struct raft_io_append *req, const 
     a->last_index = inside_last_index(&n->raft); /* libraft has put them into its log in memory just now */
     *n->io.delayed_tail = a;
     n->io.delayed_tail = &a->delayed;
-    if (!n->io.delaying) {
-        io_write_now(n);
-    }
     return 0;
 }
 
@@ -320,17 +317,17 @@ void io_tick(struct node *n)
     }
 }
 
-void io_write_now(struct node *n)
+void io_write(struct node *n)
 {
     struct append_req *a = n->io.delayed, *next;
+    bool lone = a != NULL && a->delayed == NULL && a->n_entries == 1 && atomic_load(&n->submit.count) <= 1;
 
-    n->io.delaying = false;
     n->io.delayed = NULL;
     n->io.delayed_tail = &n->io.delayed;
     for (; a != NULL; a = next) {
         next = a->delayed;
         a->storage.done = on_append;
-        storage_append(n->io.storage, &a->storage, a->entries, a->n_entries);
+        storage_append(n->io.storage, &a->storage, a->entries, a->n_entries, lone);
     }
 }
 

@@ -1,4 +1,4 @@
-/* log - the log of a member on its own disk: files that are written from one thread, a batch (batch.h) at a time.
+/* log - the log of a member on its own disk: files that are written to a batch (batch.h) at a time.
  *
  * What is handed over while a write is under way goes into the next one: with many writers many entries share a flush.
  * The model, its states and what may go wrong stand in log.c; how the files are read, in log_load.c.
@@ -57,12 +57,13 @@ int log_begin(const char *dir, const uint8_t key[BATCH_KEY_SIZE], uint64_t life,
 void log_measure(struct log *l, struct times *flushes);
 
 /* Let it be written to, in a life of its own (termfile.h: no other opening had this number). After log_load. Flushes what
- * was read. wake(ctx) is called on the log's thread when there is something for log_done, or it has ended; it must not
- * wait. DUST_OK; DUST_CORRUPT: this life, or a later one, is in the files; DUST_IO, DUST_FULL, DUST_NOMEM. */
+ * was read. wake(ctx) is called by whoever wrote when there is something for log_done, and when the log's thread has ended; it
+ * must not wait. DUST_OK; DUST_CORRUPT: this life, or a later one, is in the files; DUST_IO, DUST_FULL, DUST_NOMEM. */
 int log_start(struct log *l, uint64_t life, void (*wake)(void *), void *ctx, struct err *e);
 
-/* Put it on disk, behind what was handed over before. After one that failed all fail. */
-void log_do(struct log *l, struct log_op *op);
+/* Put it on disk, behind what was handed over before. After one that failed all fail. here: by this thread, before this
+ * returns, if nothing is being written, and writes have been quick lately (a millisecond); with wake called as well. */
+void log_do(struct log *l, struct log_op *op, bool here);
 
 /* Those that are done, in order, or NULL. Each has its status. */
 struct log_op *log_done(struct log *l);

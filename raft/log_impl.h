@@ -45,8 +45,9 @@ struct log {
     uint64_t seq;   /* of the last batch */
     size_t last_at; /* where that lies in the current file, after log_load */
     bool anew;      /* what is on disk does not lead to the snapshot: the next batch has to say so */
-    uint8_t *buf;   /* the writing thread's; aligned */
+    uint8_t *buf;   /* of a batch; aligned */
 
+    uint64_t flush_us;     /* how long one has taken lately, on average */
     struct times *flushes; /* or NULL */
     void (*wake)(void *);
     void *ctx;
@@ -59,6 +60,7 @@ struct log {
     struct log_files files; /* log_load has them without it: there is no thread yet */
     struct log_op *queue, **queue_tail, *done, **done_tail;
     uint64_t floor;
+    bool writing; /* who set it has what is above to itself, and files.current */
     bool stop, stopped;
     struct err failure;
 };

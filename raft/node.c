@@ -146,7 +146,8 @@ static void on_prepare(uv_prepare_t *prepare)
 
     watch(n);
     if (n->running && !n->stopping) {
-        submit_flush(n);
+        submit_look(n);
+        io_write(n);
         watch(n);
         grant_look(n);
         read_look(n);
@@ -294,9 +295,9 @@ static void peers_closed(void *arg)
         close_handle((uv_handle_t *)&n->async, NULL);
     }
     close_handle((uv_handle_t *)&n->timer, NULL);
+    close_handle((uv_handle_t *)&n->gather, NULL);
     close_handle((uv_handle_t *)&n->notice, NULL);
     close_handle((uv_handle_t *)&n->prepare, NULL);
-    dwell_close(&n->dwell);
 }
 
 static void raft_has_closed(struct raft *r)
@@ -359,11 +360,11 @@ static int start_on_loop(struct node *n, struct err *e)
     int rv;
 
     uv_timer_init(&n->loop, &n->timer);
+    uv_timer_init(&n->loop, &n->gather);
     uv_timer_init(&n->loop, &n->notice);
     uv_timer_init(&n->loop, &n->limit);
     uv_unref((uv_handle_t *)&n->limit); /* nobody waits for it */
     uv_prepare_init(&n->loop, &n->prepare);
-    dwell_init(&n->dwell, &n->loop);
     n->timer.data = n->prepare.data = n->notice.data = n->limit.data = n;
     rv = uv_async_init(&n->loop, &n->async, on_async);
     if (rv != 0) {

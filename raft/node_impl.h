@@ -15,7 +15,6 @@
 #include "raft/guard.h"
 #include "raft/heads.h"
 #include "raft/inside.h"
-#include "raft/dwell.h"
 #include "raft/member.h"
 #include "raft/node.h"
 #include "raft/outcome.h"
@@ -61,8 +60,7 @@ struct io {
     raft_index cut_index; /* leave out the log from here on when it is loaded; 0: nothing */
     struct append_req *appends; /* not given back to libraft yet, newest first */
     struct reserve *reserve;    /* memory for when there is none */
-    struct append_req *delayed, **delayed_tail; /* to be written by io_write_now, oldest first */
-    bool delaying;
+    struct append_req *delayed, **delayed_tail; /* to be written by io_write, oldest first */
     raft_index noticed; /* the commit index when `notice` was last started */
     struct put_req *kept_put;
     int write_code; /* of the last write of the log that failed, 0: none did */
@@ -122,6 +120,7 @@ struct submit {
     struct raft_buffer *batch;
     unsigned n_batch, room;
     size_t batch_bytes;
+    uint64_t batch_us;  /* when the first of these came */
 };
 
 /* ---- grant.c: the turn between members ---- */
@@ -266,8 +265,8 @@ struct node {
     uv_async_t async;
     uv_timer_t timer;
     uv_prepare_t prepare;
-    struct dwell dwell;
     uv_timer_t limit;  /* how long closing may take */
+    uv_timer_t gather; /* what was collected has waited long enough (submit.c) */
     uv_timer_t notice; /* tell followers the commit index when nothing else does */
 
     pthread_mutex_t mutex;
@@ -392,7 +391,7 @@ struct node *io_node(struct raft_io *raft_io);
 int io_init(struct node *n, struct err *e);
 void io_close_done(struct node *n);
 void io_tick(struct node *n);
-void io_write_now(struct node *n); /* begin the writes held back since io.delaying was set */
+void io_write(struct node *n); /* what libraft has appended in this turn of the loop; what goes to others has left by now */
 void io_started(struct node *n); /* raft_start has returned */
 void io_deliver(struct node *n, struct raft_message *m);
 void io_elapse(struct node *n); /* libraft looks at its clock now, not at its next tick */
@@ -421,7 +420,7 @@ int submit_init(struct node *n, struct err *e);
 void submit_deinit(struct node *n);
 void submit_pump(struct node *n);
 void submit_again(struct node *n); /* send everything once more: a new leader, or a loss */
-void submit_flush(struct node *n);
+void submit_look(struct node *n); /* propose what was collected, unless more of it is worth waiting for */
 void submit_from_sql(void *ctx, struct sealed *sealed, const struct version *v, struct commit *commit); /* replicator.h */
 void submit_received(struct node *n, const struct wire_head *from, const struct note *note);
 void submit_refused(struct node *n, const struct note *note);

@@ -251,8 +251,6 @@ void read_run(struct node *n, struct job *job)
         call_answer(call, node_is_ending(n) ? DUST_CLOSED : DUST_AGAIN, "this member is shutting down", 0, NULL);
     } else if (!add(&n->read.asking, &a)) {
         call_answer(call, DUST_NOMEM, NULL, 0, NULL);
-    } else {
-        dwell_event(&n->dwell);
     }
 }
 
@@ -275,7 +273,6 @@ void read_received(struct node *n, const struct wire_head *from, const struct no
     struct asker a = asker_of(from, note);
     struct note yes = {.kind = NOTE_CONFIRMED, .term = note->term, .num = {note->num[0]}};
 
-    dwell_event(&n->dwell);
     if (!n->running || guard_dead(&n->io.guard)) {
         return;
     }

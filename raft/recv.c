@@ -149,10 +149,6 @@ void recv_message(void *ctx, void *data, size_t len)
     }
     b.message.server_id = h.from;
     b.message.server_address = h.address;
-    if (b.message.type == RAFT_IO_APPEND_ENTRIES_RESULT ||
-        (b.message.type == RAFT_IO_APPEND_ENTRIES && b.message.append_entries.n_entries > 0)) {
-        dwell_event(&n->dwell);
-    }
     if (b.message.type == RAFT_IO_INSTALL_SNAPSHOT && transfer_wanted(n, &b.message, h.from, h.address)) {
         return;
     }

@@ -209,7 +209,7 @@ static void end_install(struct storage *s, bool stored)
 
         next = op->next;
         if (stored) {
-            log_do(s->log, op);
+            log_do(s->log, op, false);
         } else {
             a->done(a, RAFT_IOERR);
         }
@@ -280,7 +280,8 @@ static void wake_loop(void *ctx)
     uv_async_send(&s->wake);
 }
 
-void storage_append(struct storage *s, struct storage_append *a, const struct raft_entry *entries, unsigned n)
+void storage_append(
+    struct storage *s, struct storage_append *a, const struct raft_entry *entries, unsigned n, bool here)
 {
     a->op = (struct log_op){.index = s->next, .entries = entries, .n = n, .anew = s->anew};
     s->next += n;
@@ -289,7 +290,7 @@ void storage_append(struct storage *s, struct storage_append *a, const struct ra
         *s->held_tail = &a->op;
         s->held_tail = &a->op.next;
     } else {
-        log_do(s->log, &a->op);
+        log_do(s->log, &a->op, here);
     }
 }
 

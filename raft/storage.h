@@ -37,8 +37,10 @@ void storage_forgive(struct storage *s);
 int storage_load(struct storage *s, raft_term *term, raft_id *vote, struct raft_snapshot **snapshot, raft_index *start,
     struct raft_entry *entries[], size_t *n, struct err *e);
 
-/* Put entries behind what is there. done is called later, those of earlier calls before; never after storage_close. */
-void storage_append(struct storage *s, struct storage_append *a, const struct raft_entry *entries, unsigned n);
+/* Put entries behind what is there. done is called later, those of earlier calls before; never after storage_close. here:
+ * as log_do's: the disk may be waited for. */
+void storage_append(
+    struct storage *s, struct storage_append *a, const struct raft_entry *entries, unsigned n, bool here);
 
 /* The next entries are at index. What stands there now is void when they are on disk, and not before: until then the
  * member has not told anybody that it was void. */

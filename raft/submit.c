@@ -17,6 +17,9 @@
  *                 ▲  └──refused / new leader / nothing heard──┘ │
  *                 └──────────────────────────────────────────────┘   head moved to something else: commit_done(VOID)
  *
+ * While more than ENTRIES_AHEAD entries are on their way, what comes waits for some of them to be agreed on, so that many
+ * writers share few flushes and messages; for GATHER_US at most, since the others may be far away.
+ *
  * Large ones: at most PARTS_AHEAD parts beyond those applied are on their way, so that heartbeats and other
  * messages find room. Parts that are applied are not sent again in the same term, and the longer nothing is applied, the
  * less often the others are: a leader or a disk that is slow is not made slower. */
@@ -28,6 +31,8 @@
 #include "vfs/clock.h"
 
 #define BATCH_BYTES ((size_t)4 << 20)
+#define ENTRIES_AHEAD 8u
+#define GATHER_US 1000u
 
 int submit_init(struct node *n, struct err *e)
 {
@@ -92,6 +97,51 @@ static int add_to_batch(struct node *n, const void *data, size_t len)
     return DUST_OK;
 }
 
+static void on_applied(struct raft_apply *req, int status, void *result)
+{
+    (void)result;
+    (void)status; /* what was lost is sent again by its origin */
+    free(req);
+}
+
+/* Propose what was collected, in one go. */
+static void flush(struct node *n)
+{
+    struct submit *s = &n->submit;
+    struct raft_apply *req = node_is_leader(n) ? calloc(1, sizeof *req) : NULL;
+
+    if (req != NULL && raft_apply(&n->raft, req, s->batch, s->n_batch, on_applied) == 0) {
+        s->n_batch = 0;
+        s->batch_bytes = 0;
+        return;
+    }
+    free(req);
+    drop_batch(n);
+    s->ready = false; /* the tail is wrong now: begin again behind a barrier */
+    s->barrier_term = 0;
+    submit_leader_changed(n);
+}
+
+static void on_gathered(uv_timer_t *timer)
+{
+    (void)timer; /* submit_look is called before the loop sleeps again */
+}
+
+void submit_look(struct node *n)
+{
+    struct submit *s = &n->submit;
+    raft_index ahead = inside_last_index(&n->raft) - n->raft.commit_index;
+
+    if (s->n_batch == 0) {
+        return;
+    }
+    if (ahead <= ENTRIES_AHEAD || clock_us() - s->batch_us >= GATHER_US) {
+        flush(n);
+    } else if (!uv_is_active((uv_handle_t *)&n->gather)) {
+        uv_timer_start(&n->gather, on_gathered, GATHER_US / 1000, 0);
+    }
+}
+
 enum offer { OFFER_TAKEN, OFFER_KNOWN, OFFER_REFUSED };
 
 /* One part of a transaction for the log. */
@@ -113,7 +163,7 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
         return was_proposed(s, &entry->id) ? OFFER_KNOWN : OFFER_REFUSED;
     }
     if (s->batch_bytes + len > BATCH_BYTES) {
-        submit_flush(n); /* so that none waits long behind the others */
+        flush(n); /* so that none waits long behind the others */
         if (!s->ready) {
             return OFFER_REFUSED;
         }
@@ -121,6 +171,7 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
     if (add_to_batch(n, data, len) != DUST_OK) {
         return OFFER_REFUSED;
     }
+    s->batch_us = s->batch_bytes == 0 ? clock_us() : s->batch_us;
     s->batch_bytes += len;
     s->taken_ms = node_now(n);
     s->stream_next = entry->last ? 0 : entry->part + 1;
@@ -132,48 +183,12 @@ static enum offer offer(struct node *n, const void *data, size_t len, const stru
     return OFFER_TAKEN;
 }
 
-static void on_applied(struct raft_apply *req, int status, void *result)
-{
-    (void)result;
-    (void)status; /* what was lost is sent again by its origin */
-    free(req);
-}
-
-/* Propose what was collected in this turn of the loop, in one go. */
-void submit_flush(struct node *n)
-{
-    struct submit *s = &n->submit;
-    struct raft_apply *req;
-    int rv = RAFT_NOMEM;
-
-    if (s->n_batch == 0) {
-        return;
-    }
-    req = calloc(1, sizeof *req);
-    if (req != NULL && node_is_leader(n)) {
-        n->io.delaying = true; /* the others' disks are further away than ours: what they write leaves first */
-        rv = raft_apply(&n->raft, req, s->batch, s->n_batch, on_applied);
-        io_write_now(n);
-    }
-    if (rv == 0) {
-        s->n_batch = 0;
-        s->batch_bytes = 0;
-        return;
-    }
-    free(req);
-    drop_batch(n);
-    s->ready = false; /* the tail is wrong now: begin again behind a barrier */
-    s->barrier_term = 0;
-    submit_leader_changed(n);
-}
-
 void submit_received(struct node *n, const struct wire_head *from, const struct note *note)
 {
     struct note no = {.kind = NOTE_REFUSED};
     struct entry entry;
     struct err e;
 
-    dwell_event(&n->dwell);
     if (entry_decode(note->data, note->data_len, &entry, &e) != DUST_OK) {
         report(&n->db->report, e.code, "a transaction from member %llu was ignored: %s",
             (unsigned long long)from->from, e.text);
@@ -491,9 +506,6 @@ static void submit_run(struct node *n, struct job *job)
     }
     f->next = *p;
     *p = f;
-    if (!n->stopping) {
-        dwell_event(&n->dwell);
-    }
     submit_pump(n);
 }
 

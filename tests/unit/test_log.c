@@ -27,10 +27,13 @@ static struct log *l;
 static struct log_content content;
 static uint64_t life;
 static sem_t woken;
+static pthread_t waker; /* who has written last */
+static bool here;       /* for append_some: written by this thread, if it may be */
 
 static void wake(void *ctx)
 {
     (void)ctx;
+    waker = pthread_self();
     sem_post(&woken);
 }
 
@@ -39,6 +42,7 @@ static int set_up(void **state)
     (void)state;
     strcpy(dir, "/tmp/dust-log-XXXXXX");
     life = 0;
+    here = false;
     l = NULL;
     content = (struct log_content){0};
     return mkdtemp(dir) == NULL;
@@ -114,7 +118,7 @@ static int append_some(uint64_t index, uint64_t term, unsigned n, size_t size, b
     for (unsigned i = 0; i < n; i++) {
         entries[i] = entry_of(index + i, term, size);
     }
-    log_do(l, &op);
+    log_do(l, &op, here);
     assert_ptr_equal(wait_done(), &op);
     for (unsigned i = 0; i < n; i++) {
         free(entries[i].buf.base);
@@ -272,7 +276,7 @@ static void test_many_at_once(void **state)
     for (i = 0; i < N; i++) {
         entries[i] = entry_of(i + 1, 1, 100);
         ops[i] = (struct log_op){.index = i + 1, .entries = &entries[i], .n = 1};
-        log_do(l, &ops[i]);
+        log_do(l, &ops[i], false);
     }
     while (seen < N) {
         for (done = wait_done(); done != NULL; done = done->next) {
@@ -286,6 +290,62 @@ static void test_many_at_once(void **state)
     for (i = 0; i < N; i++) {
         free(entries[i].buf.base);
     }
+}
+
+/* Written by whoever hands it over: done before log_do returns; but not by a thread that would have to wait for the one of
+ * the log, or for a disk that has been slow. In order in any case. */
+static void test_here(void **state)
+{
+    enum { N = 100 };
+    struct raft_entry entries[N];
+    struct log_op ops[N];
+    unsigned seen = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < N; i++) {
+        entries[i] = entry_of(i + 1, 1, i < 10 ? 100 : 100000);
+        ops[i] = (struct log_op){.index = i + 1, .entries = &entries[i], .n = 1};
+    }
+    open_log(0, 0);
+    for (unsigned i = 0; i < 10; i++) {
+        l->flush_us = 0;
+        log_do(l, &ops[i], true);
+        assert_ptr_equal(log_done(l), &ops[seen++]);
+        assert_true(pthread_equal(waker, pthread_self()));
+    }
+    for (unsigned i = 10; i < N; i++) {
+        l->flush_us = i == 10 ? 2000 : 0;
+        log_do(l, &ops[i], i % 3 != 0);
+    }
+    while (seen < N) {
+        for (const struct log_op *done = wait_done(); done != NULL; done = done->next) {
+            assert_ptr_equal(done, &ops[seen++]);
+            assert_int_equal(done->status, DUST_OK);
+        }
+    }
+    open_log(0, 0);
+    ends_at(N);
+    has(1, 10, 1, 100);
+    has(11, N - 10, 1, 100000);
+    for (unsigned i = 0; i < N; i++) {
+        free(entries[i].buf.base);
+    }
+}
+
+/* While writes have been slow it is the log's thread that writes. */
+static void test_slow_disk(void **state)
+{
+    (void)state;
+    here = true;
+    open_log(0, 0);
+    for (unsigned i = 1; i < 20; i++) {
+        l->flush_us = i % 2 == 0 ? 0 : 1000000;
+        append(i, 1, 1, 10);
+        assert_int_equal(pthread_equal(waker, pthread_self()), i % 2 == 0);
+        assert_true(i % 2 == 0 || l->flush_us >= 875000); /* it was not a second */
+    }
+    open_log(0, 0);
+    ends_at(19);
 }
 
 /* More than a file holds, in one operation and in many; entries of any size. */
@@ -582,7 +642,7 @@ static void test_lookalike(void **state)
     b.size = (uint32_t)batch_put(inner + BATCH_BLOCK - BATCH_HEAD - BATCH_ENTRY_HEAD, BATCH_HEAD, &fake);
     batch_seal(inner + BATCH_BLOCK - BATCH_HEAD - BATCH_ENTRY_HEAD, &b, guess);
     e.buf = (struct raft_buffer){.base = inner, .len = 3 * BATCH_BLOCK};
-    log_do(l, &op);
+    log_do(l, &op, false);
     assert_int_equal(wait_done()->status, DUST_OK);
     log_close(l);
     l = NULL;
@@ -595,14 +655,13 @@ static void test_lookalike(void **state)
 /* ---- failures ---- */
 
 /* A write fails: that one and all after it are told; what was acknowledged is there; it can be begun again. */
-static void test_write_fails(void **state)
+static void write_fails(void)
 {
     struct raft_entry entries[3];
     struct log_op ops[3], *done;
     unsigned failed = 0;
     int keep;
 
-    (void)state;
     open_log(0, 0);
     append(1, 1, 3, 100);
     keep = l->files.current->fd;
@@ -610,7 +669,7 @@ static void test_write_fails(void **state)
     for (unsigned i = 0; i < 3; i++) {
         entries[i] = entry_of(4 + i, 1, 10);
         ops[i] = (struct log_op){.index = 4 + i, .entries = &entries[i], .n = 1};
-        log_do(l, &ops[i]);
+        log_do(l, &ops[i], here);
     }
     while (failed < 3) {
         for (done = wait_done(); done != NULL; done = done->next) {
@@ -630,6 +689,19 @@ static void test_write_fails(void **state)
     for (unsigned i = 0; i < 3; i++) {
         free(entries[i].buf.base);
     }
+}
+
+static void test_write_fails(void **state)
+{
+    (void)state;
+    write_fails();
+}
+
+static void test_write_here_fails(void **state)
+{
+    (void)state;
+    here = true;
+    write_fails();
 }
 
 /* A batch that a failed write left behind after all, when the log has gone on without it. */
@@ -739,7 +811,7 @@ static void test_stopped(void **state)
     open_log(0, 0);
     for (unsigned i = 0; i < N; i++) {
         ops[i] = (struct log_op){.index = i + 1, .entries = &e, .n = 1};
-        log_do(l, &ops[i]);
+        log_do(l, &ops[i], false);
     }
     log_stop(l);
     while (!log_stopped(l)) {
@@ -782,11 +854,11 @@ static void test_no_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {TEST(test_empty), TEST(test_it_cannot_be_told), TEST(test_written_and_read), TEST(test_begun),
-        TEST(test_many_at_once), TEST(test_over_files), TEST(test_too_large), TEST(test_cut), TEST(test_cut_over_files),
+        TEST(test_many_at_once), TEST(test_here), TEST(test_slow_disk), TEST(test_over_files), TEST(test_too_large), TEST(test_cut), TEST(test_cut_over_files),
         TEST(test_cut_and_beginning_gone), TEST(test_many_batches), TEST(test_descriptors),
         TEST(test_anew), TEST(test_files_used_again), TEST(test_files_are_removed), TEST(test_damaged_in_between),
         TEST(test_damaged_at_the_end), TEST(test_file_is_gone), TEST(test_lookalike), TEST(test_write_fails),
-        TEST(test_late_batch), TEST(test_no_more_files), TEST(test_folder_is_another), TEST(test_stopped), TEST(test_life_counts), TEST(test_no_folder)};
+        TEST(test_write_here_fails), TEST(test_late_batch), TEST(test_no_more_files), TEST(test_folder_is_another), TEST(test_stopped), TEST(test_life_counts), TEST(test_no_folder)};
 
     return sodium_init() < 0 || sem_init(&woken, 0, 0) != 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,7 +83,6 @@ static int set_up(void **state)
     n->jobs_tail = &n->jobs;
     pthread_mutex_init(&n->mutex, NULL);
     uv_loop_init(&n->loop);
-    dwell_init(&n->dwell, &n->loop);
     n->state = NODE_RUNNING;
     n->running = n->halted = n->loop_done = true; /* there is no loop: jobs are run by whoever posts them */
     fsm_init(n);
