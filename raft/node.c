@@ -147,13 +147,15 @@ static void on_prepare(uv_prepare_t *prepare)
     watch(n);
     if (n->running && !n->stopping) {
         submit_look(n);
-        io_write(n);
         watch(n);
         grant_look(n);
         read_look(n);
         send_commit(n, false);
     }
     node_run_deferred(n);
+    if (n->running && !n->stopping) {
+        io_write(n); /* last: whatever was appended, nothing else has it written before the loop sleeps */
+    }
 }
 
 static void on_timer(uv_timer_t *timer)
