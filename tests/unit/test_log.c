@@ -332,6 +332,18 @@ static void test_here(void **state)
     }
 }
 
+/* The thread has told of what it wrote, and is done with it soon. */
+static void wait_idle(void)
+{
+    bool writing;
+
+    do {
+        pthread_mutex_lock(&l->mutex);
+        writing = l->writing;
+        pthread_mutex_unlock(&l->mutex);
+    } while (writing);
+}
+
 /* While writes have been slow it is the log's thread that writes. */
 static void test_slow_disk(void **state)
 {
@@ -339,6 +351,7 @@ static void test_slow_disk(void **state)
     here = true;
     open_log(0, 0);
     for (unsigned i = 1; i < 20; i++) {
+        wait_idle();
         l->flush_us = i % 2 == 0 ? 0 : 1000000;
         append(i, 1, 1, 10);
         assert_int_equal(pthread_equal(waker, pthread_self()), i % 2 == 0);
