@@ -24,9 +24,9 @@
 #include "vfs/bug.h"
 
 #define LOG_BYTES_MAX ((uint64_t)8 << 20)  /* of entries, which libraft keeps in memory */
-#define DISK_BYTES_MAX ((uint64_t)16 << 20) /* of the blocks that they are in on disk */
-#define TRAILING_BYTES ((uint64_t)8 << 20)
-#define TRAILING_MAX 2048u
+#define DISK_BYTES_MAX ((uint64_t)24 << 20) /* of the blocks that they are in on disk */
+#define TRAILING_BYTES ((uint64_t)8 << 20)  /* of these, kept behind a snapshot; and up to a file of the log more */
+#define TRAILING_MAX ((unsigned)(TRAILING_BYTES / BATCH_BLOCK))
 #define THRESHOLD_ENTRIES (1u << 16)
 
 static struct node *node_of(struct raft_fsm *fsm)
@@ -211,18 +211,18 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
 
 /* ---- snapshots ---- */
 
-/* What is kept behind a snapshot, TRAILING_MAX entries in a block each, must be well below that. */
 static bool log_is_long(const struct node *n)
 {
     return n->fsm.log_bytes >= LOG_BYTES_MAX || storage_disk_bytes(n->io.storage) >= DISK_BYTES_MAX;
 }
 
-/* Entries are counted by libraft, but what matters is their bytes: set its thresholds accordingly. */
+/* Entries are counted by libraft, but what matters is their bytes: set its thresholds accordingly. A lone entry takes whole
+ * blocks, up to one more than its own bytes: what is kept must be well below what makes the log long, or it is long again at
+ * once, and every entry calls for a snapshot. */
 static void adapt_thresholds(struct node *n)
 {
     raft_index entries = n->raft.last_applied - inside_snapshot_index(&n->raft);
-    uint64_t average = entries != 0 ? n->fsm.log_bytes / entries + 1 : 1;
-    uint64_t trailing = TRAILING_BYTES / average;
+    uint64_t average = entries != 0 ? n->fsm.log_bytes / entries : 0;
 
     if (n->opt.mode != NODE_JOIN && inside_snapshot_index(&n->raft) == 0) {
         /* The first snapshot is taken at once (node.c); also by a member that was killed before it had one. */
@@ -231,7 +231,7 @@ static void adapt_thresholds(struct node *n)
         return;
     }
     raft_set_snapshot_threshold(&n->raft, log_is_long(n) ? 1 : THRESHOLD_ENTRIES);
-    raft_set_snapshot_trailing(&n->raft, trailing < TRAILING_MAX ? (unsigned)trailing + 1 : TRAILING_MAX);
+    raft_set_snapshot_trailing(&n->raft, (unsigned)(TRAILING_BYTES / (average + BATCH_BLOCK)) + 1);
 }
 
 /* libraft puts down the index that it has applied; app.db will be at or beyond the version of that index. */
@@ -296,6 +296,7 @@ static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *bufs[
     *n_bufs = 0;
     n->fsm.log_bytes -= n->fsm.snapshot_log_bytes < n->fsm.log_bytes ? n->fsm.snapshot_log_bytes : n->fsm.log_bytes;
     n->fsm.snapshot_log_bytes = 0;
+    raft_set_snapshot_threshold(&n->raft, THRESHOLD_ENTRIES); /* or the next entry, too, would call for one until the next tick */
     if (n->opt.mode == NODE_BOOTSTRAP) {
         raft_set_snapshot_trailing(&n->raft, TRAILING_MAX);
     }
