@@ -141,18 +141,15 @@ static int copy_folder(struct recovery *r, struct err *e)
     if (rv == DUST_OK && dir == NULL) {
         rv = err_sys(e, errno, "cannot read %s", from);
     }
-    while (rv == DUST_OK) {
-        errno = 0;
-        d = readdir(dir);
-        if (d == NULL) { /* the end; or a part of the log would be missing */
-            rv = errno != 0 ? err_sys(e, errno, "cannot read %s-dust/raft", r->src) : DUST_OK;
-            break;
-        }
+    while (rv == DUST_OK && (errno = 0, d = readdir(dir)) != NULL) {
         if (d->d_name[0] != '.') {
             snprintf(from, sizeof from, "%s-dust/raft/%s", r->src, d->d_name);
             snprintf(to, sizeof to, "%s-dust/raft/%s", r->dest, d->d_name);
             rv = copy_plain(from, to, true, e);
         }
+    }
+    if (rv == DUST_OK && errno != 0) { /* not the end: a part of the log would be missing */
+        rv = err_sys(e, errno, "cannot read %s-dust/raft", r->src);
     }
     if (dir != NULL) {
         closedir(dir);

@@ -320,8 +320,12 @@ void io_tick(struct node *n)
 void io_write(struct node *n)
 {
     struct append_req *a = n->io.delayed, *next;
-    bool lone = a != NULL && a->delayed == NULL && a->n_entries == 1 && atomic_load(&n->submit.count) <= 1;
+    bool lone = a != NULL && a->delayed == NULL && a->n_entries == 1 &&
+                atomic_load(&n->submit.count) <= 1; /* else those of others go on being made meanwhile */
 
+    if (!n->running || n->stopping) {
+        return; /* they are given back as cancelled */
+    }
     n->io.delayed = NULL;
     n->io.delayed_tail = &n->io.delayed;
     for (; a != NULL; a = next) {

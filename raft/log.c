@@ -42,7 +42,7 @@
 #include "raft/smallfile.h"
 #include "vfs/clock.h"
 
-#define QUICK_US 1000u
+#define QUICK_US 1000u /* a flush that the loop waits for */
 
 /* ---- files ---- */
 
@@ -53,7 +53,6 @@ static void use_file(struct log *l, struct log_file *f)
     *l->files.live_tail = f;
     l->files.live_tail = &f->next;
     l->files.current = f;
-    l->files.n_all++;
 }
 
 /* A file is opened by its name, and what is written to one in another folder is found by nobody. Asked when it is open: it
@@ -87,7 +86,6 @@ static int next_file(struct log *l, struct err *e)
         l->files.n_idle--;
     }
     number = f == NULL ? ++l->files.last_number : 0;
-    l->files.n_all -= f != NULL; /* until it is in use */
     pthread_mutex_unlock(&l->mutex);
     if (f == NULL) {
         rv = log_file_make(&f, l->dir, number, e);
@@ -126,8 +124,12 @@ uint64_t log_disk_bytes(struct log *l)
 static bool wants_file(const struct log_files *s)
 {
     bool busy = s->current != NULL && (s->live != s->current || s->current->used >= LOG_BUSY_BYTES);
+    unsigned n = s->n_idle;
 
-    return s->n_idle == 0 || (busy && s->n_all < LOG_FILES_MIN);
+    for (const struct log_file *f = s->live; f != NULL && n < LOG_FILES_MIN; f = f->next) {
+        n++;
+    }
+    return s->n_idle == 0 || (busy && n < LOG_FILES_MIN);
 }
 
 bool log_wants(struct log *l)
@@ -168,7 +170,6 @@ int log_tend(struct log *l, struct err *e)
         fresh->next = l->files.idle;
         l->files.idle = fresh;
         l->files.n_idle++;
-        l->files.n_all++;
         pthread_mutex_unlock(&l->mutex);
     }
     return rv;
@@ -183,7 +184,6 @@ static void free_files(struct log *l)
         struct log_file *f = pop(&s->live), **list = s->n_idle < LOG_FREE_MAX ? &s->idle : &s->doomed;
 
         s->n_idle += list == &s->idle;
-        s->n_all -= list == &s->doomed;
         f->next = *list;
         *list = f;
     }
@@ -495,7 +495,7 @@ void log_do(struct log *l, struct log_op *op, bool here)
     *l->queue_tail = op;
     l->queue_tail = &op->next;
     if (here) {
-        write_queued(l); /* the thread has nothing to do after it: only this one queues */
+        write_queued(l); /* nobody is told after it: only this thread queues, so that nothing has come meanwhile */
     } else {
         pthread_cond_signal(&l->cond);
     }

@@ -1,4 +1,4 @@
-/* log - the log of a member on its own disk: files that are written to a batch (batch.h) at a time.
+/* log - the log of a member on its own disk: files that are written a batch (batch.h) at a time.
  *
  * What is handed over while a write is under way goes into the next one: with many writers many entries share a flush.
  * The model, its states and what may go wrong stand in log.c; how the files are read, in log_load.c.

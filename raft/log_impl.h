@@ -15,7 +15,7 @@
 #define LOG_FREE_MAX 8u /* files that are kept for use again */
 #endif
 #ifndef LOG_FILES_MIN
-#define LOG_FILES_MIN 5u /* what lone entries fill until the log is cut (fsm.c): so many are made at once … */
+#define LOG_FILES_MIN 5u /* most of what lone entries fill until the log is cut (fsm.c): so many are made at once … */
 #endif
 #define LOG_BUSY_BYTES ((size_t)256 << 10) /* … when so much has been written: not for somebody who hardly writes */
 
@@ -32,7 +32,7 @@ struct log_files {
     struct log_file *live, **live_tail; /* with entries of the log, oldest first; the last one is written to */
     struct log_file *current;           /* the last of these, or NULL */
     struct log_file *idle;              /* made, and not in use */
-    unsigned n_idle, n_all;             /* n_all: of live and idle */
+    unsigned n_idle;
     struct log_file *doomed; /* to be removed */
     unsigned last_number;
 };
@@ -60,7 +60,7 @@ struct log {
     struct log_files files; /* log_load has them without it: there is no thread yet */
     struct log_op *queue, **queue_tail, *done, **done_tail;
     uint64_t floor;
-    bool writing; /* who set it has what is above to itself, and files.current */
+    bool writing; /* whoever has set it has key, seq, anew, buf, flush_us and files.current to itself */
     bool stop, stopped;
     struct err failure;
 };

@@ -326,7 +326,6 @@ static void sort_files(struct search *s)
             *files->live_tail = f->file;
             files->live_tail = &f->file->next;
             files->current = f->file;
-            files->n_all++;
         }
         f->file->last = last > f->file->last ? last : f->file->last;
         f->file->used = f->at + batch_blocks(f->batch.size);
@@ -338,7 +337,6 @@ static void sort_files(struct search *s)
         s->files = f->next;
         list = whole ? &files->idle : &files->doomed;
         files->n_idle += whole;
-        files->n_all += whole;
         f->next = *list;
         *list = f;
     }

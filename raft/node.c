@@ -153,9 +153,7 @@ static void on_prepare(uv_prepare_t *prepare)
         send_commit(n, false);
     }
     node_run_deferred(n);
-    if (n->running && !n->stopping) {
-        io_write(n); /* last: whatever was appended, nothing else has it written before the loop sleeps */
-    }
+    io_write(n); /* last: what was appended, nothing else has written before the loop sleeps */
 }
 
 static void on_timer(uv_timer_t *timer)
